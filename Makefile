@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv on their first run.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check long format bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/topograph demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not long"
+
+long: $(INSTALLED)
+	$(BIN)/python -m pytest -m long
+
+check: .venv/.checked
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.checked
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+.venv/.checked: $(INSTALLED)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,check,benchmark]"
+	touch $@
+
+clean:
+	rm -rf .venv runs .pytest_cache .hypothesis .mypy_cache .ruff_cache topograph.egg-info

@@ -1,0 +1,48 @@
+"""topograph edits neural networks the way Terraform edits infrastructure.
+
+A model becomes a graph (`trace`), a described change becomes a plan that can be read before it
+runs (`plan`), an applied plan becomes a revision (`apply`) that can be undone, replayed and
+trained on. Everything is loaded on first use: importing this package loads neither torch nor POT.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "topograph.errors": (
+        "TopographError TraceError GuardError SpecError SelectorError RefusedError DriftError "
+        "ShapeError NonFiniteError MigrationError StoreError LockedError CorruptError VersionError"
+    ),
+    "topograph.topology": "Topology Node Edge Parameter TopologyDiff diff",
+    "topograph.spec": (
+        "InsertLayer RemoveLayer AddBranch Bottleneck ConvBottleneck Linear Plan Policy Plateau "
+        "Every Selection LineSearch Fixed Budget Refusal History Mutation Selector"
+    ),
+    "topograph.spec.selectors": "after at named between",
+    "topograph.tracing": "TracedModel trace verify",
+    "topograph.rewrite": "Revision candidates plan apply undo",
+    "topograph.sensitivity": "Score score",
+    "topograph.training": "Migration migrate recompile",
+    "topograph.store": "Run replay",
+    "topograph.growth": "Grower",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [*_HOME_OF, "all"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name == "all":
+        value = import_module("topograph.spec.selectors").all_
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"topograph has no {name!r}; it has {', '.join(sorted(__all__))}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

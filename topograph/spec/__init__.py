@@ -1,0 +1,25 @@
+"""What may be asked, as strict pydantic records; without torch."""
+
+from topograph.spec.blocks import Block, Bottleneck, ConvBottleneck, Linear
+from topograph.spec.history import Entry, Growth, History, Measurement, Ranked
+from topograph.spec.mutations import (
+    AddBranch,
+    InsertLayer,
+    Mutation,
+    Refusal,
+    RemoveLayer,
+    digest,
+    load_mutations,
+)
+from topograph.spec.plan import Change, Check, Effects, Plan
+from topograph.spec.policy import Budget, Every, Fixed, LineSearch, Plateau, Policy, Selection
+from topograph.spec.select import Place, canonical_operation, places
+from topograph.spec.selectors import After, At, Between, Everywhere, Named, Selector
+
+__all__ = [
+    "AddBranch", "After", "At", "Between", "Block", "Bottleneck", "Budget", "Change", "Check",
+    "ConvBottleneck", "Effects", "Entry", "Every", "Everywhere", "Fixed", "Growth", "History",
+    "InsertLayer", "LineSearch", "Linear", "Measurement", "Mutation", "Named", "Place", "Plan",
+    "Plateau", "Policy", "Ranked", "Refusal", "RemoveLayer", "Selection", "Selector",
+    "canonical_operation", "digest", "load_mutations", "places",
+]  # fmt: skip
