@@ -30,7 +30,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = [*_HOME_OF, "all"]  # noqa: PLE0604
+__all__ = [*_HOME_OF, "all"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from topograph.spec.mutations import (
 )
 from topograph.spec.plan import Change, Check, Effects, Plan
 from topograph.spec.policy import Budget, Every, Fixed, LineSearch, Plateau, Policy, Selection
+from topograph.spec.schemas import schema
 from topograph.spec.select import Place, canonical_operation, places
 from topograph.spec.selectors import After, At, Between, Everywhere, Named, Selector
 
@@ -21,5 +22,5 @@ __all__ = [
     "ConvBottleneck", "Effects", "Entry", "Every", "Everywhere", "Fixed", "Growth", "History",
     "InsertLayer", "LineSearch", "Linear", "Measurement", "Mutation", "Named", "Place", "Plan",
     "Plateau", "Policy", "Ranked", "Refusal", "RemoveLayer", "Selection", "Selector",
-    "canonical_operation", "digest", "load_mutations", "places",
+    "canonical_operation", "digest", "load_mutations", "places", "schema",
 ]  # fmt: skip

@@ -3,10 +3,12 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
+from pydantic.config import JsonDict
 
 from topograph.topology import Record
 
 WIDEST = 65_536
+ODD: JsonDict = {"not": {"multipleOf": 2}}
 Units = Annotated[int, Field(ge=1, le=WIDEST)]
 Activation = Literal["gelu", "silu", "tanh"]
 
@@ -62,7 +64,7 @@ class ConvBottleneck(Record):
 
     kind: Literal["conv_bottleneck"] = "conv_bottleneck"
     units: Units
-    kernel: Annotated[int, Field(ge=1, le=15)] = 3
+    kernel: Annotated[int, Field(ge=1, le=15, json_schema_extra=ODD)] = 3
     activation: Activation = "gelu"
     spatial: Literal["in", "out"] = "in"
 

@@ -133,7 +133,7 @@ def load_mutations(path: str) -> tuple[InsertLayer | RemoveLayer | AddBranch, ..
         document.pop("$schema", None)
     if isinstance(document, dict) and set(document) == {"mutations"}:
         document = document["mutations"]
-    if isinstance(document, dict):
+    elif isinstance(document, dict):
         document = [document]
     try:
         return tuple(MUTATIONS.validate_python(document, strict=True))

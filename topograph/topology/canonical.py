@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,39 +104,17 @@ def parse_json(text: str, source: str) -> Any:
         Plain dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-        SpecError: With the line and column, or the key, that is wrong.
+        SpecError: With the line and column, or the path of the value, that is wrong.
     """
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in items]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise SpecError(f"{source}: key {key!r} is given twice; remove one")
-        return dict(items)
-
-    def constant(name: str) -> Any:
-        raise SpecError(f"{source}: {name} is not a JSON number; give a finite one")
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            raise SpecError(f"{source}: {digits} is too large for a number; give a finite one")
-        return value
-
-    def whole(digits: str) -> int:
-        if len(digits) > 20:
-            raise SpecError(f"{source}: {digits[:20]}... is too large; give at most 20 digits")
-        return int(digits)
-
     if not text.strip():
         raise SpecError(f"{source}: the document is empty")
     try:
         document = json.loads(
             text,
-            object_pairs_hook=pairs,
-            parse_constant=constant,
-            parse_float=number,
-            parse_int=whole,
+            object_pairs_hook=_pairs,
+            parse_constant=_constant,
+            parse_float=_number,
+            parse_int=_whole,
         )
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
@@ -144,7 +124,52 @@ def parse_json(text: str, source: str) -> Any:
         raise SpecError(f"{source}: nested too deeply; at most {DEEPEST_NESTING} levels") from None
     if depth(document) > DEEPEST_NESTING:
         raise SpecError(f"{source}: nested too deeply; at most {DEEPEST_NESTING} levels")
+    for path, value in _leaves(document):
+        if isinstance(value, _Wrong):
+            raise SpecError(f"{source}: {path or 'the document'}: {value}")
     return document
+
+
+class _Wrong(str):
+    """Stands for a value that is refused until its place in the document is known."""
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any] | _Wrong:
+    found = dict(items)
+    if len(found) < len(items):
+        ((key, _),) = Counter(key for key, _ in items).most_common(1)
+        return _Wrong(f"key {key!r} is given twice; remove one")
+    return found
+
+
+def _constant(name: str) -> _Wrong:
+    return _Wrong(f"{name} is not a JSON number; give a finite one")
+
+
+def _number(digits: str) -> float | _Wrong:
+    value = float(digits)
+    if not math.isfinite(value):
+        return _Wrong(f"{_short(digits)} is too large for a number; give a finite one")
+    return value
+
+
+def _whole(digits: str) -> int | _Wrong:
+    if len(digits) > 20:
+        return _Wrong(f"{_short(digits)} is too large; give at most 20 digits")
+    return int(digits)
+
+
+def _short(digits: str) -> str:
+    return digits if len(digits) <= 20 else f"{digits[:20]}..."
+
+
+def _leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value that holds no others, with its path."""
+    if not isinstance(document, dict | list):
+        yield path, document
+        return
+    for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def depth(document: Any) -> int:

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import model_validator
 
 from topograph.topology.canonical import Record
-from topograph.topology.model import Node, Topology
+from topograph.topology.model import Node, Parameter, Topology
 
-COMPARED = ("op", "kind", "target", "detail", "inputs", "shape", "dtype", "axes", "opaque")
+COMPARED = ("op", "kind", "target", "detail", "inputs", "shape", "dtype", "axes", "flops", "opaque")
 SIGN = {"added": "+", "removed": "-", "changed": "~"}
 
 
@@ -101,7 +101,8 @@ def diff(before: Topology, after: Topology) -> TopologyDiff:
     Example:
         >>> import topograph as tg
         >>> a = tg.Topology(name="A")
-        >>> b = a.model_copy(update={"nodes": (tg.Node(name="x", kind="input", op="input", target="x"),)})
+        >>> x = tg.Node(name="x", kind="input", op="input", target="x")
+        >>> b = a.model_copy(update={"nodes": (x,)})
         >>> print(tg.diff(a, b))
         + x  input
         +0 parameters, +0 FLOPs a sample
@@ -119,19 +120,15 @@ def diff(before: Topology, after: Topology) -> TopologyDiff:
     changes = []
     for name in _merged_order(before, after):
         if name not in new:
-            changes.append(NodeChange(change="removed", name=name, summary=summary(before.by_name[name])))
+            line = summary(before.by_name[name])
+            changes.append(NodeChange(change="removed", name=name, summary=line))
         elif name not in old:
-            changes.append(NodeChange(change="added", name=name, summary=summary(after.by_name[name])))
+            line = summary(after.by_name[name])
+            changes.append(NodeChange(change="added", name=name, summary=line))
         elif old[name] != new[name]:
-            fields = tuple(
-                FieldChange(field=field, before=old[name][field], after=new[name][field])
-                for field in old[name]
-                if old[name][field] != new[name][field]
-            )
-            node = after.by_name[name]
-            changes.append(
-                NodeChange(change="changed", name=name, summary=node.op, fields=fields)
-            )
+            fields = _field_changes(old[name], new[name])
+            line = after.by_name[name].op
+            changes.append(NodeChange(change="changed", name=name, summary=line, fields=fields))
     return TopologyDiff(
         before=before.fingerprint,
         after=after.fingerprint,
@@ -151,22 +148,39 @@ def summary(node: Node) -> str:
     return " ".join(parts)
 
 
-def _with_sizes(topology: Topology) -> dict[str, dict[str, str]]:
-    """Return each node's compared fields as text, its parameters' shapes among them."""
+def _field_changes(
+    old: dict[tuple[str, str], str], new: dict[tuple[str, str], str]
+) -> tuple[FieldChange, ...]:
+    return tuple(
+        FieldChange(field=key[1], before=old.get(key, "none"), after=new.get(key, "none"))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    )
+
+
+def _with_sizes(topology: Topology) -> dict[str, dict[tuple[str, str], str]]:
+    """Return each node's compared fields as text, its parameters' shapes among them.
+
+    Keys are pairs, since a parameter's path may be the name of a field.
+    """
     sizes = {p.path: p for p in topology.parameters}
     return {
         node.name: {
-            **{field: _text(getattr(node, field)) for field in COMPARED},
+            **{("field", field): _text(getattr(node, field)) for field in COMPARED},
             **{
-                path: f"{_text(sizes[path].shape)} {sizes[path].dtype}"
-                + ("" if sizes[path].trainable else " frozen")
+                ("parameter", path): _tensor(sizes[path])
                 for path in node.parameters
                 if path in sizes
             },
-            "parameters": _text(node.parameters),
+            ("field", "parameters"): _text(node.parameters),
         }
         for node in topology.nodes
     }
+
+
+def _tensor(parameter: Parameter) -> str:
+    state = " buffer" if parameter.buffer else "" if parameter.trainable else " frozen"
+    return f"{_text(parameter.shape)} {parameter.dtype}{state}"
 
 
 def _text(value: object) -> str:

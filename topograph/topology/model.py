@@ -1,6 +1,7 @@
 """`Topology`: what a model looks like, without the model."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -140,6 +141,13 @@ class Topology(Record):
             seen.add(node.name)
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields exchanged; keeps nothing computed from the old ones."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
+
     @cached_property
     def by_name(self) -> dict[str, Node]:
         """Nodes by their names."""
@@ -170,9 +178,8 @@ class Topology(Record):
         for node in self.nodes:
             graph.add_node(node.name, **dict(node))
         for edge in self.edges:
-            graph.add_edge(
-                edge.source, edge.target, edge.slot, shape=edge.shape, dtype=edge.dtype, axes=edge.axes
-            )
+            value = {"shape": edge.shape, "dtype": edge.dtype, "axes": edge.axes}
+            graph.add_edge(edge.source, edge.target, edge.slot, **value)
         return nx.freeze(graph)
 
     @cached_property

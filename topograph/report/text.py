@@ -1,0 +1,217 @@
+"""Reports for a terminal: each function returns something rich can print, and prints nothing."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from topograph.report import words
+from topograph.spec import Growth, History
+from topograph.topology import Topology, TopologyDiff
+
+STYLE = {
+    "added": "green",
+    "removed": "red",
+    "changed": "yellow",
+    "field": "yellow",
+    "total": "bold",
+}
+
+
+def topology_table(topology: Topology) -> Table:
+    """Return a table of all nodes, in the order in which values flow, with totals.
+
+    Args:
+        topology: The network. Parameters are counted in elements, FLOPs per sample with two per
+            multiply-add. A node shows the parameters that it uses, tied ones each time; the total
+            counts each once.
+
+    Returns:
+        A rich table; names fold on a narrow terminal and are never cut.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> from rich.console import Console
+        >>> from topograph.topology import Node, Topology
+        >>> x = Node(name="x", kind="input", op="input", target="x", shape=("N", 4))
+        >>> console = Console(width=80)
+        >>> with console.capture() as captured:
+        ...     console.print(topology_table(Topology(name="Net", nodes=(x,))))
+        >>> "[N, 4]" in captured.get()
+        True
+
+    References:
+        https://rich.readthedocs.io/en/stable/tables.html
+    """
+    counts = {p.path: p.count for p in topology.parameters if not p.buffer}
+    table = _table(f"{topology.name}  {topology.fingerprint[:12]}", footer=True)
+    _column(table, "node", footer=f"{len(topology.nodes)} nodes")
+    _column(table, "operation")
+    _column(table, "detail")
+    _column(table, "shape")
+    _column(table, "axes")
+    _column(table, "parameters", right=True, footer=f"{topology.parameter_count:,}")
+    _column(table, "FLOPs", right=True, footer=f"{topology.flops:,}")
+    for node in topology.nodes:
+        used = sum(counts.get(path, 0) for path in node.parameters)
+        row = (
+            node.name,
+            f"{node.op} (opaque)" if node.opaque else node.op,
+            node.detail,
+            words.shape(node),
+            words.axes(node),
+            f"{used:,}" if used else "",
+            f"{node.flops:,}" if node.flops else "",
+        )
+        table.add_row(*map(_plain, row))
+    table.caption = Text(
+        "axes: b batch, c channel, t tokens, s space, ? unknown", style="dim", justify="left"
+    )
+    return table
+
+
+def ranking_table(growth: Growth) -> Group:
+    """Return "why this edge": every candidate of a growth, best first, and what came of it.
+
+    Args:
+        growth: One growth. A score of order 2 is the decrease of the loss per squared step, of
+            order 1 per step; a predicted change is in units of the loss, negative is better.
+
+    Returns:
+        A table in which the chosen candidates carry a ``*``, and below it the step, the predicted
+        and the measured change of the loss.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> from rich.console import Console
+        >>> from topograph.spec import Growth
+        >>> growth = Growth(reason="by hand", step=0.5, loss_before=1.0, loss_after=0.75,
+        ...                 predicted=-0.2, ranking=(), seconds=1.0)
+        >>> console = Console(width=80)
+        >>> with console.capture() as captured:
+        ...     console.print(ranking_table(growth))
+        >>> "measured -0.25" in captured.get()
+        True
+
+    References:
+        Krishnanunni, Bui-Thanh, Dawson, https://arxiv.org/abs/2502.06885.
+    """
+    table = _table("why this edge")
+    _column(table, "")
+    _column(table, "place")
+    _column(table, "block")
+    for name in ("score", "order", "predicted", "parameters", "FLOPs"):
+        _column(table, name, right=True)
+    for candidate in words.best_first(growth.ranking):
+        row = (
+            "*" if candidate.chosen else "",
+            words.place(candidate.mutation),
+            words.material(candidate.mutation),
+            f"{candidate.value:.4g}",
+            str(candidate.order),
+            words.change(candidate.predicted),
+            f"{candidate.parameters:+,}",
+            f"{candidate.flops:+,}",
+        )
+        table.add_row(*map(_plain, row), style="bold green" if candidate.chosen else None)
+    lines = [
+        f"reason: {words.visible(growth.reason)}",
+        f"step {growth.step:.4g}; change of the probe loss: predicted "
+        f"{words.change(growth.predicted)}, measured {words.change(growth.measured)}",
+        f"loss {growth.loss_before:.6g} -> {growth.loss_after:.6g}, {growth.seconds:.2f} s",
+    ]
+    return Group(table, Text("\n".join(lines), overflow="fold"))
+
+
+def diff_text(diff: TopologyDiff) -> Text:
+    """Return the lines of a difference, green where added, red where removed, yellow else.
+
+    Args:
+        diff: What is different; sizes in parameters and FLOPs per sample.
+
+    Returns:
+        A rich text with the same words as ``str(diff)``.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> from topograph.topology import Topology, diff
+        >>> net = Topology(name="Net")
+        >>> diff_text(diff(net, net)).plain
+        'no changes'
+
+    References:
+        https://developer.hashicorp.com/terraform/cli/commands/plan
+    """
+    lines = [Text(line, style=STYLE[mark]) for mark, line in words.diff_lines(diff)]
+    text = Text("\n").join(lines)
+    text.overflow = "fold"
+    return text
+
+
+def history_table(history: History) -> Table:
+    """Return the journal as a table, oldest entry first.
+
+    Args:
+        history: The run. Changes of size are in parameters, of the probe loss in its own units.
+
+    Returns:
+        A rich table with one row per entry.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> from topograph.spec import History
+        >>> history_table(History(model="pkg.mod:make_model")).row_count
+        0
+
+    References:
+        https://rich.readthedocs.io/en/stable/tables.html
+    """
+    table = _table(history.model)
+    _column(table, "#", right=True)
+    for name in ("created", "kind", "topology", "change"):
+        _column(table, name)
+    for name in ("parameters", "predicted", "measured"):
+        _column(table, name, right=True)
+    for entry in history.entries:
+        row = (
+            str(entry.number),
+            entry.created,
+            entry.kind,
+            entry.topology_sha256[:12],
+            words.changes(entry),
+            f"{entry.plan.diff.parameters:+,}" if entry.plan else "",
+            words.change(entry.growth.predicted) if entry.growth else "",
+            words.change(entry.growth.measured) if entry.growth else "",
+        )
+        table.add_row(*map(_plain, row))
+    return table
+
+
+def _table(title: str, *, footer: bool = False) -> Table:
+    return Table(
+        title=_plain(title),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_footer=footer,
+        pad_edge=False,
+    )
+
+
+def _column(table: Table, name: str, *, right: bool = False, footer: str = "") -> None:
+    table.add_column(
+        Text(name), footer=Text(footer), justify="right" if right else "left", overflow="fold"
+    )
+
+
+def _plain(text: str) -> Text:
+    """Return a text in which rich reads no markup and no control codes."""
+    return Text(words.visible(text), overflow="fold")

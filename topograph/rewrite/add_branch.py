@@ -1,0 +1,140 @@
+"""`add_branch`: a gated skip from one node to a later one."""
+
+import operator
+
+import torch
+from torch import nn
+
+from topograph.rewrite.aliases import overwritten_before, reroute_hazard
+from topograph.rewrite.blocks import CONVOLUTIONS
+from topograph.rewrite.draft import Draft
+from topograph.spec import AddBranch, At, Refusal, places
+from topograph.topology import Node, Topology
+
+PRESERVES = True  # with a gate of 0; `plan` measures what another gate does
+
+
+def resolve(mutation: AddBranch, topology: Topology) -> tuple[AddBranch, ...]:
+    """Return the mutation itself; both its ends must exist."""
+    for name in (mutation.source, mutation.target):
+        places(At(node=name), topology)
+    return (mutation,)
+
+
+def check(draft: Draft, mutation: AddBranch) -> Refusal | None:
+    """Return why the branch cannot be added, if it cannot."""
+    topology = draft.base.topology
+    source, target = topology.by_name[mutation.source], topology.by_name[mutation.target]
+    for node in (source, target):
+        if node.name not in draft.nodes:
+            return Refusal(node=node.name, reason="the same plan removes it", fix="plan them apart")
+        if node.kind in ("output", "parameter") or node.shape is None:
+            return Refusal(
+                node=node.name, reason=f"{node.kind} is no tensor value", fix="choose a layer"
+            )
+    if draft.position(source.name) >= draft.position(target.name):
+        return Refusal(
+            node=target.name,
+            reason=f"{source.name} is not above it, so the branch would be a cycle",
+            fix="exchange source and target",
+        )
+    if not topology.users[target.name]:
+        return Refusal(node=target.name, reason="nothing reads it", fix="choose another target")
+    if not draft.sample(target.name).is_floating_point() or source.dtype != target.dtype:
+        return Refusal(
+            node=target.name,
+            reason=f"{source.dtype} joins {target.dtype}; both must be one floating-point type",
+            fix="choose another end",
+        )
+    return (
+        _shapes(mutation, source, target)
+        or reroute_hazard(draft, target.name)
+        or overwritten_before(draft, source.name, target.name)
+    )
+
+
+def stem(mutation: AddBranch) -> str:
+    """Return what the new module's name starts with."""
+    return "branch"
+
+
+def rewrite(draft: Draft, mutation: AddBranch, name: str, seed: int) -> nn.Module:
+    """Add the branch; return its gate and projection."""
+    record = draft.base.topology.by_name[mutation.source]
+    joined = draft.base.topology.by_name[mutation.target]
+    like = draft.sample(mutation.target)
+    projection = None
+    if mutation.projection == "linear":
+        projection = _projection(record, joined, like, seed)
+    gate = nn.Module()
+    gate.gate = nn.Parameter(torch.full((), mutation.gate, dtype=like.dtype, device=like.device))
+    if projection is not None:
+        gate.projection = projection
+    draft.add_module(name, gate)
+    source, target = draft.value(mutation.source), draft.value(mutation.target)
+    readers = list(target.users)
+    value = draft.call("get_attr", f"{name}.gate", (), f"{name}_gate", target)
+    last, branch = value, source
+    if projection is not None:
+        last = branch = draft.call(
+            "call_module", f"{name}.projection", (source,), f"{name}_projection", last
+        )
+    last = draft.call("call_function", operator.mul, (value, branch), f"{name}_scaled", last)
+    total = draft.call("call_function", operator.add, (target, last), f"{name}_sum", last)
+    for reader in readers:
+        reader.replace_input_with(target, total)
+    draft.values[mutation.target] = total
+    return gate
+
+
+def _shapes(mutation: AddBranch, source: Node, target: Node) -> Refusal | None:
+    joins = f"[{_text(source)}] joins [{_text(target)}]"
+    if mutation.projection == "none":
+        if source.shape == target.shape:
+            return None
+        return Refusal(
+            node=target.name,
+            reason=f"a branch must keep the shape: {joins}",
+            fix='give projection="linear" where only the channels differ, or choose another end',
+        )
+    if source.channels is None or target.channels is None or source.axes != target.axes:
+        return Refusal(
+            node=target.name,
+            reason=f"a projection needs one channel axis on both ends: {joins}",
+            fix="choose ends behind layers of one kind",
+        )
+    channel = target.axes.index("channel")
+    rest = [s.shape[:channel] + s.shape[channel + 1 :] for s in (source, target) if s.shape]
+    if rest[0] != rest[1]:
+        return Refusal(
+            node=target.name,
+            reason=f"a projection changes channels only: {joins}",
+            fix="choose ends of one resolution",
+        )
+    if channel != len(target.axes) - 1 and len(target.axes) - 2 not in CONVOLUTIONS:
+        return Refusal(
+            node=target.name, reason=f"no projection for {joins}", fix="choose other ends"
+        )
+    return None
+
+
+def _projection(source: Node, target: Node, like: torch.Tensor, seed: int) -> nn.Module:
+    assert source.channels is not None
+    assert target.channels is not None
+    with torch.device("meta"):
+        if target.axes[-1] == "channel":
+            layer: nn.Module = nn.Linear(source.channels, target.channels, bias=False)
+        else:
+            convolution = CONVOLUTIONS[len(target.axes) - 2]
+            layer = convolution(source.channels, target.channels, 1, bias=False)
+    layer = layer.to(dtype=like.dtype).to_empty(device=like.device)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            drawn = torch.randn(weight.shape, generator=generator)
+            weight.copy_(drawn / source.channels**0.5)  # keeps the size of what flows
+    return layer
+
+
+def _text(node: Node) -> str:
+    return ", ".join(map(str, node.shape or ()))

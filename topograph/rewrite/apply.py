@@ -1,0 +1,186 @@
+"""`apply` and `undo`: a plan becomes a revision, and a revision is taken back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from topograph.errors import DriftError, NonFiniteError, ShapeError
+from topograph.rewrite.blocks import set_start
+from topograph.rewrite.draft import Draft
+from topograph.rewrite.plan import carry_out, finish
+from topograph.rewrite.table import AnyMutation, rule_for
+from topograph.spec import Plan, digest
+from topograph.topology import TopologyDiff
+from topograph.tracing import TracedModel
+
+DEFAULT_STEP = 0.1
+
+
+class Directed(Protocol):
+    """Whatever knows a start for a mutation: a `Score` does."""
+
+    @property
+    def mutation(self) -> AnyMutation:
+        """The mutation, at one place."""
+
+    @property
+    def direction(self) -> Mapping[str, Tensor]:
+        """For each new parameter's path, the leading corner of the unit direction."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """An applied plan: the model before and after.
+
+    Parameters that both models have are the same objects, so an optimizer keeps its state and
+    training the one trains the other; what was removed stays with `before`.
+
+    Attributes:
+        before: The model that the plan was applied to.
+        after: The changed model.
+        plan: What was applied.
+    """
+
+    before: TracedModel
+    after: TracedModel
+    plan: Plan
+
+    @property
+    def diff(self) -> TopologyDiff:
+        """The difference of the two topologies."""
+        return self.plan.diff
+
+    def __str__(self) -> str:
+        return f"{self.before.topology.fingerprint[:12]} -> {self.after.topology.fingerprint[:12]}\n{self.diff}"
+
+
+def apply(
+    traced: TracedModel,
+    plan: Plan,
+    *,
+    directions: Sequence[Directed] = (),
+    step: float | None = None,
+) -> Revision:
+    """Carry out a plan; return the model before and after. Either all of it happens, or nothing.
+
+    Without directions new layers start so that they keep the function. With the directions of
+    scores their leading units start at ``step`` along the unit direction, which lowers the loss by
+    about ``score.value * step ** score.order``.
+
+    Args:
+        traced: The model that the plan was made for.
+        plan: From `plan`, or loaded.
+        directions: Scores whose mutation is in the plan; others are ignored.
+        step: Length of the start in parameter space; None means 0.1, 0 keeps the function.
+
+    Returns:
+        The revision; the model that was given is not changed.
+
+    Raises:
+        DriftError: The plan was made for another topology, or is already applied.
+        ShapeError: A direction does not fit the new layer.
+        NonFiniteError: The step or a direction is not finite.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),))
+        >>> change = tg.InsertLayer(where=tg.all(), block=tg.Bottleneck(units=2))
+        >>> revision = tg.apply(traced, tg.plan(traced, [change]))
+        >>> bool(tg.plan(revision.after, [change]))
+        False
+
+    References:
+        https://developer.hashicorp.com/terraform/cli/commands/apply
+    """
+    _same_base(traced, plan)
+    length = DEFAULT_STEP if step is None else step
+    starts = {digest(item.mutation): item.direction for item in directions}
+    _finite(length, starts)
+    draft = Draft(traced)
+    for change in plan.changes:
+        refusal = rule_for(change.mutation).check(draft, change.mutation)
+        if refusal is not None:
+            raise DriftError(f"the plan no longer fits: {refusal}; make it anew")
+        layers = carry_out(draft, change)
+        start = starts.get(digest(change.mutation))
+        if layers is not None and start is not None and length:
+            _fits(layers, start, change.name or "")
+            set_start(layers, start, length)
+    after = finish(draft, plan.changes) if plan.changes else traced
+    if after.topology.fingerprint != plan.after_sha256:
+        raise DriftError(
+            f"the plan promises {plan.after_sha256[:12]} but makes "
+            f"{after.topology.fingerprint[:12]}; it was edited or made by another version: plan anew"
+        )
+    return Revision(traced, after, plan)
+
+
+def undo(revision: Revision) -> TracedModel:
+    """Return the model as it was before a revision.
+
+    The weights are those of now: parameters that both models have are shared, so what was trained
+    since stays trained. A run directory also restores the weights of then (`Run.undo`).
+
+    Args:
+        revision: From `apply`.
+
+    Returns:
+        The model before: bit-equal as long as nothing was trained since.
+
+    Raises:
+        TypeError: The argument is not a `Revision`.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),))
+        >>> change = tg.InsertLayer(where=tg.all(), block=tg.Bottleneck(units=2))
+        >>> tg.undo(tg.apply(traced, tg.plan(traced, [change]))).topology == traced.topology
+        True
+
+    References:
+        https://alembic.sqlalchemy.org/en/latest/tutorial.html#downgrading
+    """
+    if not isinstance(revision, Revision):
+        raise TypeError(
+            f"undo takes a Revision, got {type(revision).__name__}; pass what apply returned"
+        )
+    return revision.before
+
+
+def _same_base(traced: TracedModel, plan: Plan) -> None:
+    fingerprint = traced.topology.fingerprint
+    again = {digest(c.mutation) for c in plan.changes} & set(traced.topology.applied)
+    if again:
+        raise DriftError("the plan is already applied to this model; make a new one")
+    if plan.base_sha256 != fingerprint:
+        raise DriftError(
+            f"the plan was made for the topology {plan.base_sha256[:12]}, this is "
+            f"{fingerprint[:12]}; make it anew for this model"
+        )
+
+
+def _finite(step: float, starts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    if not torch.isfinite(torch.tensor(step)):
+        raise NonFiniteError(f"step is {step}; give a finite number, 0 to keep the function")
+    for direction in starts.values():
+        for path, part in direction.items():
+            if not torch.isfinite(part).all():
+                raise NonFiniteError(f"the direction for {path} is not finite; score again")
+
+
+def _fits(layers: nn.Module, direction: Mapping[str, Tensor], name: str) -> None:
+    parameters = dict(layers.named_parameters())
+    for path, part in direction.items():
+        shape = parameters[path].shape if path in parameters else None
+        if (
+            shape is None
+            or len(shape) != part.ndim
+            or any(a > b for a, b in zip(part.shape, shape, strict=True))
+        ):
+            raise ShapeError(
+                f"{name}.{path}: a direction of shape {list(part.shape)} does not fit "
+                f"{list(shape) if shape is not None else 'any parameter'}; score this block again"
+            )

@@ -1,0 +1,126 @@
+"""Blocks as modules and nodes: ordinary torch layers, so that a grown network is an ordinary one."""
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from topograph.rewrite.draft import Draft
+from topograph.spec import Bottleneck, ConvBottleneck, Linear, Refusal
+from topograph.topology import Node
+
+AnyBlock = Bottleneck | ConvBottleneck | Linear
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def block_fits(block: AnyBlock, node: Node) -> Refusal | None:
+    """Return why a block cannot work on a node's value, if it cannot."""
+    shape = f"[{', '.join(map(str, node.shape or ()))}] with axes {', '.join(node.axes)}"
+    if node.channels is None:
+        return Refusal(
+            node=node.name,
+            reason=f"its value {shape} has no certain channel axis",
+            fix="choose a node behind a Linear, a convolution or a norm",
+        )
+    if isinstance(block, ConvBottleneck):
+        spatial = len(node.axes) - 2
+        if spatial in CONVOLUTIONS and node.axes == ("batch", "channel", *["space"] * spatial):
+            return None
+        expected, instead = "[N, C, space…]", "bottleneck"
+    else:
+        if node.axes[-1] == "channel":
+            return None
+        expected, instead = "channels on the last axis", "conv_bottleneck"
+    return Refusal(
+        node=node.name,
+        reason=f"a {block.kind} works on {expected}; here is {shape}",
+        fix=f"use a {instead}, or choose another node",
+    )
+
+
+def block_modules(block: AnyBlock, node: Node, like: Tensor, seed: int) -> nn.ModuleDict:
+    """Return a block's layers, started so that the block adds nothing and every layer learns.
+
+    The first matrix is drawn as torch draws it, from a generator of its own; the last one is 0.
+    Since the derivative of the loss by the last matrix does not vanish, the first one follows.
+    """
+    channels = node.channels
+    assert channels is not None  # block_fits has refused the others
+    made: dict[str, nn.Module] = {}
+    with torch.device("meta"):
+        match block:
+            case Linear():
+                made["linear"] = nn.Linear(channels, channels, bias=block.bias)
+            case Bottleneck():
+                if block.norm:
+                    made["norm"] = nn.LayerNorm(channels)
+                made["reduce"] = nn.Linear(channels, block.units)
+                made["activation"] = ACTIVATIONS[block.activation]()
+                made["expand"] = nn.Linear(block.units, channels, bias=False)
+            case ConvBottleneck():
+                convolution = CONVOLUTIONS[len(node.axes) - 2]
+                inner = block.kernel if block.spatial == "in" else 1
+                outer = block.kernel if block.spatial == "out" else 1
+                made["reduce"] = convolution(channels, block.units, inner, padding=inner // 2)
+                made["activation"] = ACTIVATIONS[block.activation]()
+                made["expand"] = convolution(
+                    block.units, channels, outer, padding=outer // 2, bias=False
+                )
+    layers = nn.ModuleDict(made).to(dtype=like.dtype).to_empty(device=like.device)
+    _start(layers, seed)
+    return layers
+
+
+def emit_block(draft: Draft, name: str, layers: nn.ModuleDict, source: fx.Node) -> fx.Node:
+    """Write ``source + block(source)`` behind a node; return the node of the sum."""
+    value = source
+    for part in layers:
+        value = draft.call("call_module", f"{name}.{part}", (value,), f"{name}_{part}", value)
+    return draft.call("call_function", operator.add, (source, value), f"{name}_sum", value)
+
+
+def set_start(module: nn.Module, direction: Mapping[str, Tensor], step: float) -> None:
+    """Set a block's leading units to `step` times a unit direction.
+
+    Args:
+        module: The block's layers.
+        direction: For each parameter's path, a tensor for the leading corner of that parameter.
+        step: Euclidean length of the start along the direction.
+    """
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for path, part in direction.items():
+            corner = tuple(slice(0, size) for size in part.shape)
+            parameters[path][corner] = (step * part).to(parameters[path])
+
+
+def _start(layers: nn.ModuleDict, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    last = layers["linear"] if "linear" in layers else layers["expand"]
+    with torch.no_grad():
+        for layer in layers.values():
+            if layer is last:
+                for parameter in layer.parameters():
+                    parameter.zero_()
+            elif isinstance(layer, nn.LayerNorm):
+                layer.reset_parameters()
+            else:
+                for parameter in layer.parameters():
+                    parameter.copy_(_uniform(parameter, _fan_in(layer), generator))
+
+
+def _uniform(like: Tensor, fan_in: int, generator: torch.Generator) -> Tensor:
+    bound = 1 / math.sqrt(fan_in)  # what nn.Linear and nn.Conv draw from
+    return (torch.rand(like.shape, generator=generator) * 2 - 1) * bound
+
+
+def _fan_in(layer: Any) -> int:
+    return int(layer.weight[0].numel())

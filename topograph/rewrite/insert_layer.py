@@ -1,0 +1,92 @@
+"""`insert_layer`: a residual block on an edge, or behind a node for all that read it."""
+
+import itertools
+
+from torch import fx, nn
+from torch.fx.node import map_arg
+
+from topograph.rewrite.aliases import reroute_hazard
+from topograph.rewrite.blocks import block_fits, block_modules, emit_block
+from topograph.rewrite.draft import Draft
+from topograph.spec import At, Between, InsertLayer, Place, Refusal, places
+from topograph.topology import Topology
+from topograph.tracing.describe import uses
+
+PRESERVES = True
+
+
+def resolve(mutation: InsertLayer, topology: Topology) -> tuple[InsertLayer, ...]:
+    """Return the mutation once for each single place that its selector means."""
+    return tuple(
+        mutation.model_copy(update={"where": place}) for place in places(mutation.where, topology)
+    )
+
+
+def check(draft: Draft, mutation: InsertLayer) -> Refusal | None:
+    """Return why the block cannot be inserted there, if it cannot."""
+    place = _place(mutation)
+    node = draft.base.topology.by_name[_source(place)]
+    if node.kind in ("output", "parameter") or not draft.base.topology.users[node.name]:
+        return Refusal(
+            node=node.name,
+            reason=f"a block follows a value that flows; this is {node.kind} that nothing computes",
+            fix="choose a module, function or input that is read",
+        )
+    if node.name not in draft.nodes:
+        return Refusal(node=node.name, reason="the same plan removes it", fix="plan them apart")
+    if node.dtype is None or not draft.sample(node.name).is_floating_point():
+        return Refusal(
+            node=node.name,
+            reason=f"its value is {node.dtype}, not floating point",
+            fix="choose another",
+        )
+    only = place.target if isinstance(place, Between) else None
+    return block_fits(mutation.block, node) or reroute_hazard(draft, node.name, only)
+
+
+def stem(mutation: InsertLayer) -> str:
+    """Return what the new module's name starts with."""
+    return mutation.block.kind
+
+
+def rewrite(draft: Draft, mutation: InsertLayer, name: str, seed: int) -> nn.Module:
+    """Insert the block; return its layers."""
+    place = _place(mutation)
+    node = draft.base.topology.by_name[_source(place)]
+    layers = block_modules(mutation.block, node, draft.sample(node.name), seed)
+    draft.add_module(name, layers)
+    if isinstance(place, At):
+        source = draft.value(node.name)
+        readers = [reader for reader in source.users if reader.target not in ("size", "numel")]
+        total = emit_block(draft, name, layers, source)
+        for reader in readers:
+            reader.replace_input_with(source, total)
+        draft.values[node.name] = total
+    else:
+        reader, slot = draft.nodes[place.target], place.slot or 0
+        total = emit_block(draft, name, layers, uses(reader)[slot])
+        _replace_use(reader, slot, total)
+    return layers
+
+
+def _replace_use(reader: fx.Node, slot: int, value: fx.Node) -> None:
+    """Make one use of a value read another node; `Node.replace_input_with` would change them all."""
+    counter = itertools.count()
+
+    def swap(node: fx.Node) -> fx.Node:
+        return value if next(counter) == slot else node
+
+    arguments = map_arg(reader.args, swap)
+    reader.kwargs = map_arg(reader.kwargs, swap)
+    reader.args = arguments
+
+
+def _place(mutation: InsertLayer) -> Place:
+    where = mutation.where
+    if isinstance(where, At | Between):
+        return where
+    raise TypeError(f"{where!r} is not a single place; resolve it first")
+
+
+def _source(place: Place) -> str:
+    return place.node if isinstance(place, At) else place.source

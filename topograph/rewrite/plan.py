@@ -1,0 +1,220 @@
+"""`candidates` and `plan`: what could be changed, and what a change would do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from topograph.errors import DriftError, RefusedError, SelectorError
+from topograph.rewrite.draft import Draft
+from topograph.rewrite.table import AnyMutation, rule_for
+from topograph.spec import Change, Check, Effects, Plan, Refusal, digest
+from topograph.topology import Topology, diff
+from topograph.tracing import TracedModel
+from topograph.tracing.describe import describe_change
+from topograph.tracing.module import build
+from topograph.tracing.preserve import preserved, set_mode
+from topograph.tracing.values import Values, extend_values
+
+
+def candidates(
+    traced: TracedModel, mutations: Sequence[AnyMutation]
+) -> tuple[AnyMutation | Refusal, ...]:
+    """Return every single place that requests mean, or the reason why it is not one.
+
+    Args:
+        traced: The model.
+        mutations: Requests; a selector stands for all its places.
+
+    Returns:
+        For each place, in topological order, the mutation there or a `Refusal`.
+
+    Raises:
+        SelectorError: A selector matches nothing; shows the nearest names.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()), (torch.zeros(2, 4),))
+        >>> [m.where.node for m in tg.candidates(
+        ...     traced, [tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=2))])]
+        ['_1']
+
+    References:
+        https://docs.pytorch.org/docs/stable/fx.html
+    """
+    draft = Draft(_with_values(traced))
+    found: list[AnyMutation | Refusal] = []
+    for mutation in mutations:
+        rule = rule_for(mutation)
+        for single in rule.resolve(mutation, traced.topology):
+            found.append(rule.check(draft, single) or single)
+    return tuple(found)
+
+
+def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
+    """Return what mutations would change, tried on a copy; nothing is changed yet.
+
+    Args:
+        traced: The model.
+        mutations: Requests. One that the topology already contains is left out, so that planning
+            again after applying says "no changes".
+
+    Returns:
+        The plan: changes, diff, parameters and FLOPs, checks and refusals. Print it to read it.
+
+    Raises:
+        SelectorError: A selector matches nothing; shows the nearest names.
+        RefusedError: Every place was refused; carries the refusals.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),))
+        >>> plan = tg.plan(traced, [tg.InsertLayer(where=tg.all(), block=tg.Bottleneck(units=2))])
+        >>> plan.effects.parameters_after - plan.effects.parameters_before
+        36
+
+    References:
+        https://developer.hashicorp.com/terraform/cli/commands/plan
+    """
+    draft = Draft(_with_values(traced))
+    known = [digest(m) for m in mutations if digest(m) in traced.topology.applied]
+    changes: list[Change] = []
+    refusals: list[Refusal] = []
+    for mutation in mutations:
+        asked, rule = digest(mutation), rule_for(mutation)
+        if asked in known:
+            continue
+        for single in rule.resolve(mutation, traced.topology):
+            refusal = rule.check(draft, single)
+            if refusal is not None:
+                refusals.append(refusal)
+                continue
+            stem = rule.stem(single)
+            name = draft.free_name(stem) if stem is not None else None
+            change = Change(mutation=single, requested=asked, name=name)
+            carry_out(draft, change)
+            changes.append(change)
+    if refusals and not changes and not known:
+        raise RefusedError(f"every place was refused ({len(refusals)}):", tuple(refusals))
+    after = finish(draft, changes) if changes else traced
+    return Plan(
+        base_sha256=traced.topology.fingerprint,
+        after_sha256=after.topology.fingerprint,
+        changes=tuple(changes),
+        diff=diff(traced.topology, after.topology),
+        effects=_effects(traced.topology, after.topology),
+        checks=_checks(traced, after, changes) if changes else (),
+        refusals=tuple(refusals),
+        already_applied=tuple(known),
+    )
+
+
+def carry_out(draft: Draft, change: Change) -> nn.Module | None:
+    """Rewrite a draft by one change; its new weights depend on nothing but the change."""
+    seed = int(digest(change)[:8], 16)
+    return rule_for(change.mutation).rewrite(draft, change.mutation, change.name, seed)
+
+
+def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
+    """Compile a draft and describe what came of it."""
+    base = draft.base
+    assert base.values is not None
+    draft.graph.lint()
+    network = build(draft.graph, draft.tree, base.topology.name)
+    kept = {name: value for name, value in base.values.by_node.items() if name in draft.nodes}
+    values = Values(kept, base.values.batches, base.values.mode, base.values.note)
+    new = extend_values(network, values, draft.created)
+    values = Values(kept | new, values.batches, values.mode, values.note)
+    _shapes_kept(draft, values)
+    applied = [*base.topology.applied]
+    for change in changes:
+        applied += [d for d in (change.requested, digest(change.mutation)) if d not in applied]
+    topology = describe_change(network, values, base.topology, tuple(applied))
+    return TracedModel(network, topology, base.inputs, values, base.opaque, base.notes)
+
+
+def _with_values(traced: TracedModel) -> TracedModel:
+    if traced.values is None:
+        raise SelectorError(
+            "the model was traced without example inputs, so no shapes are known; "
+            "trace it with example_inputs=(…)"
+        )
+    return traced
+
+
+def _shapes_kept(draft: Draft, values: Values) -> None:
+    """Check that what replaces a value has its shape and type in both passes."""
+    for name, node in draft.values.items():
+        for old, new in zip(
+            draft.base.values.by_node[name].passes,  # type: ignore[union-attr]
+            values.by_node[node.name].passes,
+            strict=True,
+        ):
+            if (old.shape, old.dtype) != (new.shape, new.dtype):
+                raise DriftError(
+                    f"{node.name} would be {list(new.shape)} {new.dtype} where {name} is "
+                    f"{list(old.shape)} {old.dtype}; nothing was changed"
+                )
+
+
+def _effects(before: Topology, after: Topology) -> Effects:
+    return Effects(
+        parameters_before=before.parameter_count,
+        parameters_after=after.parameter_count,
+        flops_before=before.flops,
+        flops_after=after.flops,
+    )
+
+
+def _checks(
+    before: TracedModel, after: TracedModel, changes: Sequence[Change]
+) -> tuple[Check, ...]:
+    assert after.values is not None
+    small, large = after.values.batches
+    sizes = f"{small} and {large}" if small != large else f"{small} only (the batch is fixed)"
+    shapes = Check(
+        name="shapes", passed=True, found=f"every value keeps its shape at batch {sizes}"
+    )
+    first, second = _run(before.module, before.inputs), _run(after.module, after.inputs)
+    change = max_difference(first, second)
+    keeps = all(rule_for(change.mutation).preserves for change in changes)
+    finite = all(torch.isfinite(t).all() for t in second)
+    return (
+        shapes,
+        Check(
+            name="output in eval",
+            passed=finite and (not keeps or change <= _noise(first)),
+            found=f"max |Δy| = {change:.3g}"
+            + ("" if keeps else ", as asked: the function changes"),
+        ),
+    )
+
+
+def _run(module: nn.Module, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+    with preserved(module), torch.no_grad():
+        set_mode(module, training=False)
+        copies = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), dict(inputs))
+        leaves = pytree.tree_leaves(module(**copies))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def max_difference(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+    """Return the largest difference between two lists of tensors of the same shapes."""
+    gaps = [
+        (a.double() - b.double()).abs().max().item()
+        for a, b in zip(first, second, strict=True)
+        if a.numel()
+    ]
+    return max(gaps, default=0.0)
+
+
+def _noise(outputs: Sequence[torch.Tensor]) -> float:
+    """Return what rounding alone may change: eight units in the last place of the largest output."""
+    bounds = [
+        8 * torch.finfo(t.dtype).eps * t.abs().max().item()
+        for t in outputs
+        if t.is_floating_point() and t.numel()
+    ]
+    return max(bounds, default=0.0)

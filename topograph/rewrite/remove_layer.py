@@ -1,0 +1,104 @@
+"""`remove_layer`: the readers of a node read its input instead."""
+
+from torch import nn
+
+from topograph.rewrite.aliases import bypass_hazard
+from topograph.rewrite.draft import Draft
+from topograph.spec import At, Refusal, RemoveLayer, places
+from topograph.topology import Topology
+
+PRESERVES = False
+PURE = ("size", "getitem", "getattr", "parameter")
+
+
+def resolve(mutation: RemoveLayer, topology: Topology) -> tuple[RemoveLayer, ...]:
+    """Return the mutation once for each single node that its selector means."""
+    return tuple(
+        mutation.model_copy(update={"where": place}) for place in places(mutation.where, topology)
+    )
+
+
+def check(draft: Draft, mutation: RemoveLayer) -> Refusal | None:
+    """Return why the node cannot be removed, if it cannot."""
+    if not isinstance(mutation.where, At):
+        edge = mutation.where
+        return Refusal(
+            node=getattr(edge, "target", "the edge"),
+            reason="an edge is not a layer",
+            fix="name the node, as in named('layers.3')",
+        )
+    topology = draft.base.topology
+    node = topology.by_name[mutation.where.node]
+    if node.kind not in ("module", "function", "method"):
+        return Refusal(node=node.name, reason=f"it is {node.kind}, no layer", fix="choose a layer")
+    if node.name not in draft.nodes or not draft.nodes[node.name].users:
+        return Refusal(node=node.name, reason="nothing reads it any more", fix="leave it out")
+    inputs = [topology.by_name[name] for name in node.inputs]
+    inputs = [
+        source for source in inputs if source.shape is not None and source.kind != "parameter"
+    ]
+    if len(inputs) != 1:
+        names = ", ".join(source.name for source in inputs) or "nothing"
+        return Refusal(
+            node=node.name,
+            reason=f"a removed layer is replaced by its one input; this one reads {names}",
+            fix="remove the layers that feed it",
+        )
+    source = inputs[0]
+    if (node.shape, node.dtype) != (source.shape, source.dtype):
+        return Refusal(
+            node=node.name,
+            reason=f"it makes {_shape(node.shape)} {node.dtype} of {_shape(source.shape)} {source.dtype}",
+            fix="remove only layers that keep the shape",
+        )
+    return bypass_hazard(draft, node.name, source.name)
+
+
+def stem(mutation: RemoveLayer) -> None:
+    """Return None: nothing new is made."""
+    return
+
+
+def rewrite(draft: Draft, mutation: RemoveLayer, name: str | None, seed: int) -> nn.Module | None:
+    """Remove the node, what only it read, and its module if nothing else calls it."""
+    assert isinstance(mutation.where, At)
+    topology = draft.base.topology
+    record = topology.by_name[mutation.where.node]
+    sources = (topology.by_name[source] for source in record.inputs)
+    source = next(s for s in sources if s.shape is not None and s.kind != "parameter")
+    node, stays = draft.nodes[record.name], draft.value(source.name)
+    value = draft.value(record.name)  # a block may have been inserted behind it in the same plan
+    node.replace_all_uses_with(stays)
+    draft.values[record.name] = stays if value is node else value
+    _erase(draft, node.name)
+    return None
+
+
+def _erase(draft: Draft, name: str) -> None:
+    """Erase a node, its module, and what it alone read and nobody needs."""
+    node = draft.nodes.pop(name)
+    read = list(node.all_input_nodes)
+    draft.graph.erase_node(node)
+    target = str(node.target)
+    if node.op == "call_module" and not _is_called(draft, target):
+        draft.remove_module(target)
+    for source in read:
+        known = draft.base.topology.by_name.get(source.name)
+        if (
+            known is not None
+            and known.op in PURE
+            and not source.users
+            and source.name in draft.nodes
+        ):
+            _erase(draft, source.name)
+
+
+def _is_called(draft: Draft, path: str) -> bool:
+    calls = draft.graph.find_nodes(op="call_module", target=path)
+    prefix = f"{path}."
+    state = (n for n in draft.graph.find_nodes(op="get_attr") if str(n.target).startswith(prefix))
+    return bool(calls) or any(True for _ in state)
+
+
+def _shape(shape: object) -> str:
+    return f"[{', '.join(map(str, shape))}]" if isinstance(shape, tuple) else "?"

@@ -1,0 +1,59 @@
+"""The one table that says which file carries out which kind of mutation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from topograph.errors import SelectorError
+from topograph.rewrite import add_branch, insert_layer, remove_layer
+from topograph.rewrite.draft import Draft
+from topograph.spec import AddBranch, InsertLayer, Refusal, RemoveLayer
+from topograph.topology import Topology
+
+AnyMutation = InsertLayer | RemoveLayer | AddBranch
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one kind of mutation is carried out.
+
+    Attributes:
+        resolve: From a request to the same request at single places.
+        check: Why it cannot be done at its place, or None.
+        rewrite: Does it on a draft; returns the new module, if any.
+        stem: What the new module's name starts with, or None.
+        preserves: Whether it keeps the function, apart from a start.
+    """
+
+    resolve: Callable[[Any, Topology], tuple[Any, ...]]
+    check: Callable[[Draft, Any], Refusal | None]
+    rewrite: Callable[[Draft, Any, Any, int], nn.Module | None]
+    stem: Callable[[Any], str | None]
+    preserves: bool
+
+
+def _rule(home: ModuleType) -> Rule:
+    return Rule(home.resolve, home.check, home.rewrite, home.stem, home.PRESERVES)
+
+
+RULES: dict[type, Rule] = {
+    InsertLayer: _rule(insert_layer),
+    RemoveLayer: _rule(remove_layer),
+    AddBranch: _rule(add_branch),
+}
+
+
+def rule_for(mutation: AnyMutation) -> Rule:
+    """Return how a mutation is carried out.
+
+    Raises:
+        SelectorError: It is no mutation.
+    """
+    rule = RULES.get(type(mutation))
+    if rule is None:
+        kinds = ", ".join(sorted(kind.__name__ for kind in RULES))
+        raise SelectorError(f"{type(mutation).__name__} is no mutation; give one of {kinds}")
+    return rule

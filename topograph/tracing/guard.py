@@ -1,0 +1,186 @@
+"""The guard: nothing reaches generated code unchecked.
+
+`torch.fx` turns names, targets and constants of a graph into Python source and runs it; a quote in
+a ``ModuleDict`` key is enough to run code, and ``Graph.lint`` does not look. Every graph passes
+here before it is compiled: names are plain identifiers, functions and methods come from a list,
+attributes are the model's own tensors, constants have exactly the types whose source is known.
+"""
+
+import math
+import operator
+import re
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.overrides import get_testing_overrides
+
+from topograph.errors import GuardError
+
+NAME = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
+PATH_PART = re.compile(r"(?!__)[A-Za-z0-9_-]+")
+PLACEHOLDER = re.compile(r"\*{0,2}(?!__)[A-Za-z_][A-Za-z0-9_]*")
+ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag", "shape", "dtype", "device", "ndim"}
+CONSTANTS = (
+    type(None), bool, int, float, complex, str, type(Ellipsis), torch.dtype, torch.device,
+    torch.layout, torch.memory_format,
+)  # fmt: skip
+FACTORIES = ["arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "logspace", "ones", "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor", "as_tensor", "tril_indices", "triu_indices", "zeros", "zeros_like", "complex", "polar"]
+FORBIDDEN = {
+    "load",
+    "save",
+    "from_file",
+    "compile",
+    "set_default_dtype",
+    "_sync",
+    "set_printoptions",
+}
+ARITHMETIC = ["abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "iadd", "iand", "ifloordiv", "imatmul", "imod", "imul", "index", "invert", "ior", "ipow", "isub", "itruediv", "ixor", "le", "lshift", "lt", "matmul", "mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "setitem", "sub", "truediv", "xor"]
+
+
+def _allowed_functions() -> frozenset[Any]:
+    found = {f for f in get_testing_overrides() if getattr(f, "__name__", "") not in FORBIDDEN}
+    found |= {getattr(torch, name) for name in FACTORIES}
+    found |= {getattr(operator, name) for name in ARITHMETIC}
+    found |= {getattr(math, name) for name in ("ceil", "floor", "sqrt", "prod", "log", "exp")}
+    for home in (torch, torch.nn.functional, torch._C._nn, torch.special, torch.linalg, torch.fft):
+        for name in dir(home):
+            value = getattr(home, name)
+            module = getattr(value, "__module__", None) or ""
+            if name.startswith("_") or name in FORBIDDEN or isinstance(value, type):
+                continue
+            if home is not torch and callable(value) and not module.startswith("torch.overrides"):
+                found.add(value)
+    return frozenset(found - {None})
+
+
+FUNCTIONS = _allowed_functions()
+METHODS = frozenset(
+    name
+    for name in dir(torch.Tensor)
+    if callable(getattr(torch.Tensor, name)) and not name.startswith("_")
+) - {
+    "register_hook",
+    "backward",
+    "share_memory_",
+    "storage",
+    "untyped_storage",
+    "data_ptr",
+    "module_load",
+}
+
+
+def guard(graph: fx.Graph, model: nn.Module) -> None:
+    """Refuse a graph that could run anything but the model's own layers and torch's functions.
+
+    Args:
+        graph: The graph that is about to be compiled.
+        model: The module tree that its targets refer to.
+
+    Raises:
+        GuardError: Names the node and what is wrong with it.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    tensors = _state_paths(model)
+    if type(graph._codegen) is not fx.graph.CodeGen or type(graph) is not fx.Graph:
+        raise GuardError(
+            f"the graph writes its source with {type(graph._codegen).__name__}, "
+            "not with torch.fx's plain CodeGen; trace the model itself"
+        )
+    for node in graph.nodes:
+        _name(node)
+        _target(node, modules, tensors)
+        _arguments(node, node.args)
+        for key, value in node.kwargs.items():
+            if type(key) is not str or not NAME.fullmatch(key):
+                raise GuardError(
+                    f"{node.name}: the keyword {key!r} is not an identifier; rename it"
+                )
+            _arguments(node, value)
+        node.type = None  # an annotation would be printed into the source
+        node.meta.clear()  # so would some entries here, under FX_GRAPH_SHOW_META
+
+
+def _name(node: fx.Node) -> None:
+    if type(node.name) is not str or not NAME.fullmatch(node.name):
+        raise GuardError(f"the node name {node.name!r} is not an identifier; rename it")
+
+
+def _target(node: fx.Node, modules: dict[str, nn.Module], tensors: set[str]) -> None:
+    target = node.target
+    match node.op:
+        case "placeholder" | "output":
+            if type(target) is not str or not PLACEHOLDER.fullmatch(target):
+                raise GuardError(
+                    f"{node.name}: the input {target!r} is not an identifier; rename it"
+                )
+        case "call_module":
+            _path(node, target)
+            if target not in modules:
+                raise GuardError(f"{node.name}: the model has no module {target!r}")
+        case "get_attr":
+            _path(node, target)
+            owner, _, attribute = str(target).rpartition(".")
+            if target not in tensors and not (attribute == "training" and owner in modules):
+                raise GuardError(f"{node.name}: {target!r} is no parameter or buffer of the model")
+        case "call_method":
+            if type(target) is not str or target not in METHODS:
+                raise GuardError(
+                    f"{node.name}: Tensor.{target} is not a method that a graph may call"
+                )
+        case "call_function":
+            _function(node)
+
+
+def _function(node: fx.Node) -> None:
+    if node.target is getattr:
+        attribute = node.args[1] if len(node.args) == 2 else None
+        if attribute not in ATTRIBUTES:
+            raise GuardError(
+                f"{node.name}: reads the attribute {attribute!r}; only {sorted(ATTRIBUTES)}"
+            )
+        return
+    try:
+        known = node.target in FUNCTIONS
+    except TypeError:
+        known = False
+    if not known:
+        name = getattr(node.target, "__name__", type(node.target).__name__)
+        raise GuardError(
+            f"{node.name}: the function {str(name)[:80]!r} is not one of torch's; "
+            "put it into a submodule, which then stays whole (trace(..., opaque=[its path]))"
+        )
+
+
+def _path(node: fx.Node, target: Any) -> None:
+    parts = target.split(".") if type(target) is str else [target]
+    for part in parts:
+        if type(part) is not str or not PATH_PART.fullmatch(part):
+            raise GuardError(
+                f"{node.name}: {part!r} in the path {target!r} is not a plain name; rename the module"
+            )
+
+
+def _arguments(node: fx.Node, value: Any) -> None:
+    if isinstance(value, fx.Node):
+        return
+    if isinstance(value, slice):
+        for part in (value.start, value.stop, value.step):
+            _arguments(node, part)
+    elif isinstance(value, tuple | list):  # fx's own immutable lists among them
+        for part in value:
+            _arguments(node, part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if type(key) not in (str, int):
+                raise GuardError(
+                    f"{node.name}: a dict key of type {type(key).__name__} in its arguments"
+                )
+            _arguments(node, part)
+    elif type(value) not in CONSTANTS:
+        raise GuardError(f"{node.name}: a constant of type {type(value).__name__} in its arguments")
+
+
+def _state_paths(model: nn.Module) -> set[str]:
+    named = (model.named_parameters, model.named_buffers)
+    return {path for names in named for path, _ in names(remove_duplicate=False)}

@@ -1,0 +1,54 @@
+"""A graph on the original module tree."""
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+
+from topograph.errors import TraceError
+from topograph.tracing.guard import guard
+
+STATE = ("_parameters", "_buffers", "_modules")
+
+
+class Network(fx.GraphModule):
+    """A `torch.fx.GraphModule` that keeps the whole module tree it was recorded from.
+
+    A plain ``GraphModule`` holds only what its graph refers to, so that unused parameters, tied
+    names and the persistence of buffers are lost; this one has the same ``state_dict`` keys,
+    parameters and buffers as the original, also after ``deepcopy``.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
+        copied = super().__deepcopy__(memo)
+        _graft(copied, {name: copy.deepcopy(getattr(self, name), memo) for name in STATE})
+        copied._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
+        return copied
+
+    def __reduce__(self) -> Any:
+        raise TraceError(
+            "a recorded network is not pickled (loading would trace it anew, and wrongly); "
+            "save model.state_dict(), or keep the run in a run directory"
+        )
+
+
+def build(graph: fx.Graph, tree: nn.Module, name: str) -> Network:
+    """Return a module that runs a graph on a module tree, after the guard has passed it.
+
+    The tree's top-level containers are copied, so that adding a module to the network adds none to
+    the tree; modules, parameters and buffers are shared.
+
+    Raises:
+        GuardError: The graph holds something that must not reach generated code.
+    """
+    guard(graph, tree)
+    network = Network(tree, graph, class_name=name if name.isidentifier() else "Network")
+    _graft(network, {store: dict(getattr(tree, store)) for store in STATE})
+    network._non_persistent_buffers_set = set(tree._non_persistent_buffers_set)
+    network.training = tree.training
+    return network
+
+
+def _graft(network: Network, stores: dict[str, dict[str, Any]]) -> None:
+    for name, store in stores.items():
+        network.__dict__[name] = store

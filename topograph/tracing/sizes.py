@@ -1,0 +1,67 @@
+"""Sizes that remember which node they came from."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import fx
+
+
+class Source(Protocol):
+    """Whoever records: where arithmetic on sizes becomes nodes."""
+
+    graph: fx.Graph
+    active: bool
+
+
+class Size(int):
+    """An integer read from a traced tensor; Python sees the value, the graph sees the node."""
+
+    node: fx.Node
+    source: Source
+
+    def __new__(cls, value: int, node: fx.Node, source: Source) -> "Size":
+        size = int.__new__(cls, value)
+        size.node, size.source = node, source
+        return size
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return (int, (int(self),))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+
+def _recorded(name: str, function: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
+    compute = getattr(int, name)
+
+    def arithmetic(self: Size, other: Any) -> Any:
+        value = compute(self, other)
+        if value is NotImplemented or not self.source.active:
+            return value
+        theirs = other.node if isinstance(other, Size) else int(other)
+        arguments = (theirs, self.node) if reflected else (self.node, theirs)
+        return Size(value, self.source.graph.call_function(function, arguments), self.source)
+
+    return arithmetic
+
+
+for _operation in ("add", "sub", "mul", "floordiv", "mod"):
+    _function = getattr(operator, _operation)
+    setattr(Size, f"__{_operation}__", _recorded(f"__{_operation}__", _function, False))
+    setattr(Size, f"__r{_operation}__", _recorded(f"__r{_operation}__", _function, True))
+
+
+def plain(value: Any) -> Any:
+    """Return a value with every `Size` in it replaced by the integer it stands for."""
+    if isinstance(value, Size):
+        return int(value)
+    if isinstance(value, slice):
+        return slice(plain(value.start), plain(value.stop), plain(value.step))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(plain, value))
+    if type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {key: plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,207 @@
+"""What every node's value looks like, found without touching the model.
+
+The graph is evaluated twice on fake tensors, which have shapes and storages but no numbers: in eval
+at the example's batch size, and in train at one more. Sizes that differ are multiples of the batch;
+storages that agree are aliases; a version that moved is a write.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from topograph.tracing.preserve import preserved, set_mode
+
+
+@dataclass(frozen=True)
+class Value:
+    """One node's value in both passes, the storages it lies in and those its call wrote to."""
+
+    passes: tuple[Any, Any]
+    storages: frozenset[tuple[int, int]]
+    written: frozenset[tuple[int, int]]
+    flops: int
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of all nodes, and the batch sizes of the two passes (equal: batch is fixed)."""
+
+    by_node: Mapping[str, Value]
+    batches: tuple[int, int]
+    mode: FakeTensorMode | None
+    note: str | None = None
+
+
+@dataclass
+class _Pass:
+    """One evaluation: where it is and what it has found."""
+
+    index: int
+    mode: FakeTensorMode | None
+    environment: dict[str, Any]
+
+
+def find_values(network: fx.GraphModule, inputs: Mapping[str, Any]) -> Values:
+    """Evaluate a graph twice on fake tensors.
+
+    Args:
+        network: The graph and its modules.
+        inputs: A value for each placeholder, by name; real tensors.
+
+    Returns:
+        The values. Where fake tensors do not work (a layer reads numbers), small real ones are
+        used; where another batch size does not work, the batch is fixed. Both are noted.
+    """
+    batch = batch_size(inputs)
+    try:
+        return _two_passes(
+            network, inputs, (batch, batch + 1), FakeTensorMode(allow_non_fake_inputs=True)
+        )
+    except Exception as error:
+        fixed = f"the batch size is fixed at {batch}: {_first_line(error)}"
+    try:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        return _two_passes(network, inputs, (batch, batch), mode, fixed)
+    except Exception:
+        mode = None
+    try:
+        return _two_passes(network, inputs, (batch, batch + 1), mode)
+    except Exception:
+        return _two_passes(network, inputs, (batch, batch), mode, fixed)
+
+
+def extend_values(network: fx.GraphModule, known: Values, names: Iterable[str]) -> dict[str, Value]:
+    """Evaluate only some nodes of a graph, in order, on the known values of the others."""
+    wanted = set(names)
+    nodes = [node for node in network.graph.nodes if node.name in wanted]
+    passes = []
+    for index in (0, 1):
+        environment = {name: value.passes[index] for name, value in known.by_node.items()}
+        passes.append(_Pass(index, known.mode, environment))
+    return _evaluate(network, nodes, passes, known.batches[0])
+
+
+def batch_size(inputs: Mapping[str, Any]) -> int:
+    """Return the size of axis 0 of the first tensor among the inputs, 1 where there is none."""
+    tensors = [leaf for leaf in pytree.tree_leaves(dict(inputs)) if isinstance(leaf, torch.Tensor)]
+    return next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
+
+
+def with_batch(inputs: Any, batch: int, size: int) -> Any:
+    """Return inputs whose tensors of `batch` rows have `size` rows: cut, or repeated from the top."""
+
+    def resize(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim == 0 or tensor.shape[0] != batch:
+            return tensor
+        rows = torch.arange(size, device=tensor.device) % batch
+        return tensor[rows]
+
+    return pytree.tree_map_only(torch.Tensor, resize, inputs)
+
+
+def _two_passes(
+    network: fx.GraphModule,
+    inputs: Mapping[str, Any],
+    batches: tuple[int, int],
+    mode: FakeTensorMode | None,
+    note: str | None = None,
+) -> Values:
+    passes = []
+    for index, size in enumerate(batches):
+        given = with_batch(dict(inputs), batches[0], size)
+        if mode is not None:
+            given = pytree.tree_map_only(torch.Tensor, mode.from_tensor, given)
+        passes.append(_Pass(index, mode, given))
+    found = _evaluate(network, list(network.graph.nodes), passes, batches[0])
+    if mode is None:
+        real = "a layer reads numbers, so that shapes were found on real tensors"
+        note = real if note is None else f"{note}; {real}"
+    return Values(found, batches, mode, note)
+
+
+def _evaluate(
+    network: fx.GraphModule, nodes: list[fx.Node], passes: list[_Pass], batch: int
+) -> dict[str, Value]:
+    modules = dict(network.named_modules(remove_duplicate=False))
+    found: list[dict[str, tuple[Any, set[Any], set[Any], int]]] = [{}, {}]
+    with preserved(network), torch.no_grad():
+        for one in passes:
+            set_mode(network, training=one.index == 1)
+            counter = FlopCounterMode(display=False)
+            with one.mode or nullcontext(), counter:
+                spent = 0
+                for node in nodes:
+                    value, written = _call(node, modules, network, one)
+                    one.environment[node.name] = value
+                    total = counter.get_total_flops()
+                    ids = {(one.index, storage) for storage in _storages(value)}
+                    found[one.index][node.name] = (value, ids, written, total - spent)
+                    spent = total
+    return {
+        name: Value(
+            (value, found[1][name][0]),
+            frozenset(ids | found[1][name][1]),
+            frozenset(written | found[1][name][2]),
+            flops // max(batch, 1),
+        )
+        for name, (value, ids, written, flops) in found[0].items()
+    }
+
+
+def _call(
+    node: fx.Node, modules: Mapping[str, nn.Module], network: nn.Module, one: _Pass
+) -> tuple[Any, set[tuple[int, int]]]:
+    """Return a node's value and the storages that making it wrote to."""
+    if node.op == "placeholder":
+        return one.environment.get(node.name, node.args[0] if node.args else None), set()
+    if node.op == "get_attr":
+        return _attribute(network, str(node.target), one.mode), set()
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: one.environment[n.name])
+    if node.op == "output":
+        return args[0], set()
+    read = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    versions = [tensor._version for tensor in read]
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        buffers = {
+            path: one.mode.from_tensor(buffer) if one.mode else buffer.clone()
+            for path, buffer in module.named_buffers()
+        }
+        value = (
+            functional_call(module, buffers, args, kwargs) if buffers else module(*args, **kwargs)
+        )
+    elif node.op == "call_method":
+        value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    else:
+        value = node.target(*args, **kwargs)  # type: ignore[operator]
+    moved = [t for t, version in zip(read, versions, strict=True) if t._version != version]
+    return value, {(one.index, storage) for tensor in moved for storage in _storages(tensor)}
+
+
+def _attribute(network: nn.Module, path: str, mode: FakeTensorMode | None) -> Any:
+    value: Any = network
+    for part in path.split("."):
+        value = getattr(value, part)
+    if isinstance(value, torch.Tensor) and mode is not None and not isinstance(value, FakeTensor):
+        return mode.from_tensor(value)
+    return value
+
+
+def _storages(value: Any) -> set[int]:
+    return {
+        leaf.untyped_storage()._cdata
+        for leaf in pytree.tree_leaves(value)
+        if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
