@@ -1,0 +1,190 @@
+"""`score`: what each candidate change would bring, from one pass per batch for all together."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rich.progress import Progress
+from torch import Tensor
+
+from topograph.errors import NonFiniteError, RefusedError, SpecError
+from topograph.rewrite import candidates as resolve
+from topograph.rewrite.table import AnyMutation
+from topograph.sensitivity.cost import Cost, cost, place_node
+from topograph.sensitivity.statistics import Statistic
+from topograph.sensitivity.tape import Loss, Probe, sweep
+from topograph.sensitivity.topological_derivative import Derivative, derivatives, statistic
+from topograph.spec import AddBranch, At, Between, InsertLayer, Refusal
+from topograph.tracing import TracedModel
+
+REFERENCE_STEP = 0.1  # candidates of first and second order are compared at this step
+SCORERS = ("topological_derivative",)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one candidate would bring, to first non-vanishing order.
+
+    Attributes:
+        mutation: The candidate, at one place.
+        value: Decrease of the loss per ``step ** order`` along the unit direction.
+        order: 2 for a block with an activation, 1 for a single matrix or a gate.
+        direction: For each new parameter's path, the leading corner of the unit direction; its
+            squares sum to 1 over all of them. `apply` starts the layer there.
+        cost: New parameters and FLOPs per sample.
+    """
+
+    mutation: InsertLayer | AddBranch
+    value: float
+    order: Literal[1, 2]
+    direction: Mapping[str, Tensor] = field(repr=False)
+    cost: Cost
+
+    def predicted(self, step: float) -> float:
+        """Return the predicted change of the loss at a step; negative is better."""
+        return -self.value * step**self.order
+
+    def __str__(self) -> str:
+        place = _place_name(self.mutation)
+        return (
+            f"{self.value:.4g} (order {self.order})  {place}  "
+            f"{self.cost.parameters:+,} parameters, {self.cost.flops:+,} FLOPs"
+        )
+
+
+def score(
+    traced: TracedModel,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Loss,
+    candidates: Sequence[AnyMutation],
+    *,
+    scorer: str = "topological_derivative",
+    progress: bool = False,
+) -> tuple[Score, ...]:
+    r"""Return the topological derivative of every candidate, best first.
+
+    With the adjoint :math:`p = -\partial J / \partial x` of the edge a block is put on, the loss
+    changes by :math:`-\varepsilon^2\, s_1 \sigma_1(\sum_s p_s \tilde x_s^T) / 2` at a step
+    :math:`\varepsilon` along the best unit direction. The model is scored in eval mode; its
+    buffers, modes, gradients and random state are as before the call.
+
+    Args:
+        traced: The model, traced with example inputs.
+        batches: Pairs of inputs and target; read once, one at a time. Inputs are a tensor, a
+            tuple in order, or a dict by name.
+        loss: From output and target to a scalar that is a mean over the batch.
+        candidates: Mutations; selectors stand for all their places, refused ones are left out.
+        scorer: Name of the scorer.
+        progress: Whether to show a bar.
+
+    Returns:
+        One `Score` for each place, best at a step of 0.1 first, ties in topological order.
+
+    Raises:
+        NonFiniteError: A loss, an adjoint or a score is not finite; names batch and node.
+        RefusedError: No place is left; carries the reasons.
+        SelectorError: A selector matches nothing.
+        ShapeError: There are no batches, or the loss is not one number.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> x, y = torch.randn(16, 4), torch.randint(0, 2, (16,))
+        >>> change = tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=4))
+        >>> scores = tg.score(tg.trace(model, (x,)), [(x, y)], torch.nn.functional.cross_entropy, [change])
+        >>> scores[0].order
+        2
+
+    References:
+        Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
+    """
+    if scorer not in SCORERS:
+        raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
+    wanted = _places(traced, candidates)
+    statistics: dict[tuple[object, ...], Statistic] = {}
+    keys = []
+    for mutation in wanted:
+        found = statistic(mutation)
+        assert not isinstance(found, Refusal)  # `_places` has left them out
+        key = (_place(mutation), _state(mutation), *_kind(found))
+        keys.append(key)
+        statistics.setdefault(key, found)
+    probes = [Probe(key[0], key[1], listen) for key, listen in statistics.items()]  # type: ignore[arg-type]
+    with Progress(disable=not progress, transient=True) as bar:
+        task = bar.add_task("scoring", total=len(batches) if isinstance(batches, Sequence) else None)
+        count = sweep(traced, batches, loss, probes, lambda _: bar.advance(task))
+    means = {key: s.total / count for key, s in statistics.items() if s.total is not None}
+    alive = {
+        str(index): (mutation, means[key])
+        for index, (mutation, key) in enumerate(zip(wanted, keys, strict=True))
+        if key in means  # an edge that the loss does not depend on has no adjoint
+    }
+    scores = [_score(traced, alive[name][0], found) for name, found in derivatives(alive).items()]
+    return tuple(sorted(scores, key=lambda s: s.predicted(REFERENCE_STEP)))
+
+
+def _places(
+    traced: TracedModel, candidates: Sequence[AnyMutation]
+) -> list[InsertLayer | AddBranch]:
+    """Return the single places that can be scored, or raise with the reasons where none can."""
+    wanted: list[InsertLayer | AddBranch] = []
+    refusals: list[Refusal] = []
+    for item in resolve(traced, candidates):
+        if isinstance(item, Refusal):
+            refusals.append(item)
+        elif isinstance(item, InsertLayer | AddBranch):
+            unknown = statistic(item)
+            if isinstance(unknown, Refusal):
+                refusals.append(unknown)
+            else:
+                wanted.append(item)
+        else:
+            refusals.append(
+                Refusal(
+                    node=item.kind,
+                    reason="the topological derivative scores what is added, not what is removed",
+                    fix="score insert_layer or add_branch",
+                )
+            )
+    if not wanted:
+        raise RefusedError(f"no candidate can be scored ({len(refusals)} refused):", tuple(refusals))
+    return list(dict.fromkeys(wanted))
+
+
+def _score(
+    traced: TracedModel, mutation: InsertLayer | AddBranch, found: Derivative
+) -> Score:
+    if not math.isfinite(found.value):
+        raise NonFiniteError(
+            f"the score of {_place_name(mutation)} is {found.value}; look for infinities in the "
+            "probe batches; nothing was changed"
+        )
+    spent = cost(mutation, place_node(mutation, traced.topology))
+    return Score(mutation, found.value, found.order, found.direction, spent)
+
+
+def _place(mutation: InsertLayer | AddBranch) -> At | Between:
+    if isinstance(mutation, AddBranch):
+        return At(node=mutation.target)
+    assert isinstance(mutation.where, At | Between)
+    return mutation.where
+
+
+def _state(mutation: InsertLayer | AddBranch) -> str:
+    place = _place(mutation)
+    if isinstance(mutation, AddBranch):
+        return mutation.source
+    return place.node if isinstance(place, At) else place.source
+
+
+def _kind(found: Statistic) -> tuple[object, ...]:
+    return (type(found).__name__, getattr(found, "norm", None), getattr(found, "kernel", None))
+
+
+def _place_name(mutation: InsertLayer | AddBranch) -> str:
+    if isinstance(mutation, AddBranch):
+        return f"branch {mutation.source} -> {mutation.target}"
+    place = _place(mutation)
+    where = f"after {place.node}" if isinstance(place, At) else f"{place.source} -> {place.target}"
+    return f"{mutation.block.kind} {where}"

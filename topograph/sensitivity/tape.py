@@ -1,0 +1,235 @@
+"""The tape: states and adjoints of many edges from one pass forward and one backward.
+
+With the loss :math:`J` as it is differentiated, the adjoint of an edge that carries :math:`x` is
+:math:`p = -\\partial J / \\partial x`. Each edge's pair is reduced to a statistic inside the
+backward hook, so that adjoints are never stored.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from topograph.errors import NonFiniteError, ShapeError
+from topograph.spec import At, Between, Place
+from topograph.tracing import TracedModel
+from topograph.tracing.preserve import preserved, set_mode
+
+Loss = Callable[[Any, Any], Tensor]
+Listener = Callable[[Tensor, Tensor], None]  # state, adjoint
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Who listens at a place, and the node whose state is heard there.
+
+    Attributes:
+        place: Where the adjoint is taken.
+        state: The node whose value is the state; that of the place itself, but for a branch.
+        listen: Called once in every backward pass with state and adjoint.
+    """
+
+    place: Place
+    state: str
+    listen: Listener
+
+
+def sweep(
+    traced: TracedModel,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Loss,
+    probes: Iterable[Probe],
+    done: Callable[[float], None] | None = None,
+) -> int:
+    """Run every batch forward and backward in eval mode; probes hear states and adjoints.
+
+    Args:
+        traced: The model; its buffers, modes, gradients and random state stay as they are.
+        batches: Pairs of inputs (a tensor, a tuple, or a dict by input name) and target.
+        loss: From output and target to a scalar, a mean over the batch.
+        probes: Who listens where.
+        done: Called after every batch with its loss.
+
+    Returns:
+        The number of batches.
+
+    Raises:
+        NonFiniteError: A loss or an adjoint is infinite or not a number; names batch and node.
+        ShapeError: There are no batches, or the loss is no scalar that depends on the model.
+    """
+    tape = _Tape(traced, list(probes))
+    count = 0
+    with preserved(traced.module), _without_parameter_gradients(traced.module), torch.enable_grad():
+        set_mode(traced.module, training=False)
+        for inputs, target in batches:
+            value = loss(tape.run(*arguments(traced, inputs)), target)
+            _check_loss(value, count)
+            try:
+                value.backward()
+            finally:
+                tape.clear()
+            count += 1
+            if done is not None:
+                done(value.item())
+    if count == 0:
+        raise ShapeError("there are no batches to score on; give at least one (inputs, target)")
+    return count
+
+
+def mean_loss(traced: TracedModel, batches: Iterable[tuple[Any, Any]], loss: Loss) -> float:
+    """Return the mean of the loss over batches in eval mode, without gradients."""
+    values = []
+    with preserved(traced.module), torch.no_grad():
+        set_mode(traced.module, training=False)
+        for inputs, target in batches:
+            values.append(loss(traced.module(*arguments(traced, inputs)), target).item())
+    return sum(values) / len(values)
+
+
+def arguments(traced: TracedModel, inputs: Any) -> tuple[Any, ...]:
+    """Return a batch's inputs in the order of the graph's inputs.
+
+    Raises:
+        ShapeError: A dict names an input that the model does not have.
+    """
+    if isinstance(inputs, Tensor):
+        return (inputs,)
+    if isinstance(inputs, Mapping):
+        nodes = traced.module.graph.find_nodes(op="placeholder")
+        names = [str(node.target) for node in nodes]
+        if unknown := set(inputs) - set(names):
+            raise ShapeError(
+                f"the batch gives {sorted(unknown)}; the model's inputs are {', '.join(names)}"
+            )
+        return tuple(
+            inputs.get(str(node.target), node.args[0] if node.args else None) for node in nodes
+        )
+    return tuple(inputs)
+
+
+class _Tape(fx.Interpreter):
+    """Runs the graph and hangs a hook on every place that somebody listens at."""
+
+    def __init__(self, traced: TracedModel, probes: list[Probe]) -> None:
+        super().__init__(traced.module, garbage_collect_values=True)
+        self._at: dict[str, list[Probe]] = {}
+        self._on: dict[tuple[str, int], list[Probe]] = {}
+        for probe in probes:
+            if isinstance(probe.place, At):
+                self._at.setdefault(probe.place.node, []).append(probe)
+            else:
+                self._on.setdefault((probe.place.target, probe.place.slot or 0), []).append(probe)
+        self._kept = {probe.state for probe in probes if not isinstance(probe.place, Between)}
+        self._states: dict[str, Tensor] = {}
+        self._overwritten = _overwritten(traced)
+        self._seen: list[Tensor] = []
+
+    def clear(self) -> None:
+        """Forget the states of the last batch."""
+        self._states.clear()
+        self._seen.clear()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        probes = self._at.get(n.name, [])
+        if probes:
+            value = self._own(value, n.name)
+        if n.name in self._kept:
+            state = value.detach()
+            self._states[n.name] = state.clone() if n.name in self._overwritten else state
+        if probes:
+            self._hang(value, probes, n.name)
+        return value
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        if not any(target == n.name for target, _ in self._on):
+            return args, kwargs
+        slot = -1
+
+        def use(source: fx.Node) -> Any:
+            nonlocal slot
+            slot += 1
+            value = self.env[source]
+            probes = self._on.get((n.name, slot), [])
+            if not probes:
+                return value
+            value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+            state = value.detach()
+            if source.name in self._overwritten:
+                state, value = state.clone(), value.clone()
+            self._hang(value, probes, f"{source.name} -> {n.name}", state)
+            return value
+
+        return map_arg((n.args, n.kwargs), use)
+
+    def _own(self, value: Tensor, name: str) -> Tensor:
+        """Give a value its own object and a place in the backward pass.
+
+        A layer that hands back its input (Identity, dropout in eval) would otherwise share the
+        hook, and with it the gradients of the input's other readers.
+        """
+        if not value.requires_grad:
+            value = value.detach().requires_grad_()
+            if name in self._overwritten:
+                value = value.clone()  # a leaf must not be written to
+        elif any(value is other for other in self._seen):
+            value = value.view_as(value)
+        self._seen.append(value)
+        return value
+
+    def _hang(
+        self, value: Tensor, probes: list[Probe], where: str, state: Tensor | None = None
+    ) -> None:
+        states = [(p, self._states[p.state] if state is None else state) for p in probes]
+
+        def hook(gradient: Tensor) -> None:
+            with torch.no_grad():
+                if not torch.isfinite(gradient.sum()):
+                    raise NonFiniteError(f"the adjoint at {where} is not finite; nothing was changed")
+                for probe, heard in states:
+                    probe.listen(heard, gradient.neg())
+
+        value.register_hook(hook)
+
+
+def _overwritten(traced: TracedModel) -> frozenset[str]:
+    """Return the nodes whose memory a later node writes to."""
+    if traced.values is None:
+        return frozenset()
+    written: set[tuple[int, int]] = set()
+    found = set()
+    for name, value in reversed(list(traced.values.by_node.items())):
+        if value.storages & written:
+            found.add(name)
+        written |= value.written
+    return frozenset(found)
+
+
+@contextmanager
+def _without_parameter_gradients(module: nn.Module) -> Iterator[None]:
+    """Let the backward pass go through activations only: no weight gradients, no ``.grad``."""
+    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def _check_loss(value: Any, batch: int) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(f"loss(output, target) must be one number, got {shape}; take the mean")
+    if not torch.isfinite(value):
+        raise NonFiniteError(f"the loss of batch {batch} is {value.item()}; nothing was changed")
+    if not value.requires_grad:
+        raise ShapeError("the loss does not depend on any scored place; check the loss function")

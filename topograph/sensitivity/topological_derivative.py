@@ -1,0 +1,132 @@
+r"""The topological derivative: what an infinitesimal new layer on an edge does to the loss.
+
+An edge carries :math:`x`, with the adjoint :math:`p = -\partial J/\partial x`. A block
+:math:`f(x; \varepsilon\phi)` that vanishes with its first derivative at 0 changes the loss by
+
+.. math:: J(\varepsilon) = J(0) - \tfrac{\varepsilon^2}{2}\,\phi^T Q\,\phi + O(\varepsilon^3),
+          \qquad Q = \partial_\theta^2 \sum_s p_s \cdot f(x_s; \theta)\big|_0 .
+
+For two matrices around an activation of slope :math:`s_1` at 0, :math:`\phi^T Q \phi / 2 = s_1
+\langle V_2 V_1, M \rangle` with the correlation :math:`M = \sum_s p_s \tilde x_s^T`; over unit
+:math:`\phi` its largest value is :math:`D = s_1 \sigma_1(M) / 2`, reached by one unit that reads
+the leading right and writes the leading left singular vector, each over :math:`\sqrt 2`. For a
+convolution M has the offsets as a third axis and is unfolded towards the one that has the kernel.
+A single matrix acts in first order: :math:`D = \lVert M \rVert_F` along :math:`M`; so does a gate,
+with :math:`D = |\sum_s p_s \cdot x_s|`.
+
+References:
+    Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from topograph.sensitivity.leading import Triple, leading_triples
+from topograph.sensitivity.statistics import Convolution, Inner, Matrix, Statistic
+from topograph.spec import AddBranch, Bottleneck, ConvBottleneck, InsertLayer, Linear, Refusal
+
+SLOPES = {"tanh": 1.0, "gelu": 0.5, "silu": 0.5}  # of the activation at 0
+
+
+class Derivative(NamedTuple):
+    """Decrease of the loss per ``step ** order`` along a unit direction."""
+
+    value: float
+    order: Literal[1, 2]
+    direction: dict[str, Tensor]
+
+
+def statistic(mutation: InsertLayer | AddBranch) -> Statistic | Refusal:
+    """Return a fresh accumulator for what a mutation's derivative needs, or why there is none."""
+    match mutation:
+        case InsertLayer(block=Bottleneck() as block):
+            return Matrix(norm=block.norm)
+        case InsertLayer(block=Linear()):
+            return Matrix(norm=False)
+        case InsertLayer(block=ConvBottleneck() as block):
+            return Convolution(block.kernel)
+        case AddBranch(projection="none", gate=0.0):
+            return Inner()
+    return Refusal(
+        node=mutation.target if isinstance(mutation, AddBranch) else str(mutation.kind),
+        reason=f"the topological derivative knows no {mutation.kind} of this form",
+        fix="score insert_layer, or add_branch without projection and with gate 0",
+    )
+
+
+def derivatives(
+    wanted: Mapping[str, tuple[InsertLayer | AddBranch, Tensor]],
+) -> dict[str, Derivative]:
+    """Return the derivative of every candidate from its statistic.
+
+    Args:
+        wanted: By any name: a mutation, and the mean over batches of its statistic.
+    """
+    matrices = {}
+    for name, (mutation, mean) in wanted.items():
+        if isinstance(mutation, InsertLayer) and not isinstance(mutation.block, Linear):
+            matrices[name] = _unfolded(mutation.block, mean)
+    triples = leading_triples(matrices)
+    found = {}
+    for name, (mutation, mean) in wanted.items():
+        if isinstance(mutation, AddBranch):
+            found[name] = _gate(mean)
+        elif isinstance(mutation.block, Linear):
+            found[name] = _one_matrix(mutation.block, mean)
+        elif isinstance(mutation.block, ConvBottleneck):
+            found[name] = _two_convolutions(mutation.block, triples[name], mean)
+        else:
+            found[name] = _two_matrices(mutation.block, triples[name])
+    return found
+
+
+def _unfolded(block: Bottleneck | ConvBottleneck, mean: Tensor) -> Tensor:
+    """Return M as a matrix from what the first layer reads to what the last one writes."""
+    if isinstance(block, Bottleneck):
+        return mean
+    if block.spatial == "out":
+        return mean.movedim(1, -1).flatten(0, -2)
+    middle = mean[:, -1].flatten(1)[:, mean[0, 0].numel() // 2]  # a bias has no offset
+    return torch.cat([mean[:, :-1].flatten(1), middle[:, None]], 1)
+
+
+def _two_matrices(block: Bottleneck, triple: Triple) -> Derivative:
+    half = 1 / math.sqrt(2)
+    direction = {
+        "reduce.weight": half * triple.right[None, :-1],
+        "reduce.bias": half * triple.right[-1:],
+        "expand.weight": half * triple.left[:, None],
+    }
+    return Derivative(SLOPES[block.activation] * triple.value / 2, 2, direction)
+
+
+def _two_convolutions(block: ConvBottleneck, triple: Triple, mean: Tensor) -> Derivative:
+    half = 1 / math.sqrt(2)
+    channels, kernel = mean.shape[0], mean.shape[2:]
+    one = [1] * len(kernel)
+    inner, outer = (kernel, one) if block.spatial == "in" else (one, kernel)
+    direction = {
+        "reduce.weight": half * triple.right[:-1].reshape(1, mean.shape[1] - 1, *inner),
+        "reduce.bias": half * triple.right[-1:],
+        "expand.weight": half * triple.left.reshape(channels, 1, *outer),
+    }
+    return Derivative(SLOPES[block.activation] * triple.value / 2, 2, direction)
+
+
+def _one_matrix(block: Linear, mean: Tensor) -> Derivative:
+    used = mean if block.bias else mean[:, :-1]
+    length = torch.linalg.vector_norm(used)
+    unit = used / length.clamp_min(torch.finfo(used.dtype).tiny)
+    direction = {"linear.weight": unit[:, : mean.shape[1] - 1]}
+    if block.bias:
+        direction["linear.bias"] = unit[:, -1]
+    return Derivative(length.item(), 1, direction)
+
+
+def _gate(mean: Tensor) -> Derivative:
+    sign = torch.where(mean < 0, -torch.ones_like(mean), torch.ones_like(mean))
+    return Derivative(abs(mean.item()), 1, {"gate": sign})
