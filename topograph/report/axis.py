@@ -27,7 +27,7 @@ class Axis(NamedTuple):
         """Return about `wanted` round values within the scale."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            few = len(decades) <= 3
+            few = self.high / self.low < 1000
             found = [
                 float(f"{digit}e{decade}")
                 for decade in decades[:: max(1, len(decades) // wanted)]

@@ -21,11 +21,12 @@ TIMES = {"training_seconds": "training", "growth_seconds": "growth"}
 
 
 class Drawing(NamedTuple):
-    """A captioned graph, or the reason why there is none."""
+    """A captioned graph, None where it is too large; `anchor` leads to its first marked node."""
 
     caption: str
     svg: Markup | None
     nodes: int
+    anchor: str
 
 
 class Comparison(NamedTuple):
@@ -89,7 +90,8 @@ def render_history(history: History, topologies: Mapping[int, Topology]) -> str:
                     f"topology of entry {below} below it; the journal must start with a base"
                 )
             pair = topologies[below], topologies[entry.number]
-            steps.append(Step(len(steps) + 1, entry, entry.number in stack, compare(*pair)))
+            comparison = compare(*pair, page=f"entry-{entry.number}")
+            steps.append(Step(len(steps) + 1, entry, entry.number in stack, comparison))
     first = topologies[base] if base is not None else None
     last = topologies[stack[-1]] if stack else first
     return _page(
@@ -128,7 +130,7 @@ def render_topology(topology: Topology) -> str:
         "topology.html.jinja",
         title=f"topograph: {topology.name}",
         topology=topology,
-        drawing=_draw("graph", topology, {}),
+        drawing=_draw("graph", topology, {}, "graph"),
         rows=rows,
     )
 
@@ -164,8 +166,8 @@ def render_diff(before: Topology, after: Topology) -> str:
     )
 
 
-def compare(before: Topology, after: Topology) -> Comparison:
-    """Return what two topologies look like side by side."""
+def compare(before: Topology, after: Topology, *, page: str = "graph") -> Comparison:
+    """Return what two topologies look like side by side; `page` starts their anchors."""
     found = diff(before, after)
     marks: dict[str, Mark] = {change.name: change.change for change in found.changes}
     return Comparison(
@@ -176,14 +178,20 @@ def compare(before: Topology, after: Topology) -> Comparison:
             ("parameters", before.parameter_count, after.parameter_count),
             ("FLOPs a sample", before.flops, after.flops),
         ),
-        drawings=(_draw("before", before, marks), _draw("after", after, marks)),
+        drawings=(
+            _draw("before", before, marks, f"{page}-before"),
+            _draw("after", after, marks, f"{page}-after"),
+        ),
     )
 
 
-def _draw(caption: str, topology: Topology, marks: Mapping[str, Mark]) -> Drawing:
+def _draw(caption: str, topology: Topology, marks: Mapping[str, Mark], anchor: str) -> Drawing:
     nodes = len(topology.nodes)
-    svg = Markup(graph_svg(topology, marks)) if 0 < nodes <= MOST_DRAWN else None
-    return Drawing(caption, svg, nodes)
+    if not 0 < nodes <= MOST_DRAWN:
+        return Drawing(caption, None, nodes, "")
+    marked = any(node.name in marks for node in topology.nodes)
+    svg = Markup(graph_svg(topology, marks, anchor=anchor))
+    return Drawing(caption, svg, nodes, anchor if marked else "")
 
 
 def _facts(

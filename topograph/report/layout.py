@@ -192,7 +192,7 @@ def _across(
 ) -> dict[Place, float]:
     """Return the horizontal centre of each place of one column.
 
-    Boxes follow boxes and lanes follow lanes; where both pull, a box is twenty times as heavy.
+    Boxes follow boxes and lanes follow lanes; where they meet, the lane gives way.
     """
     size = {place: width if is_node[place] else LANE for row in rows for place in row}
     x: dict[Place, float] = {}
@@ -206,7 +206,7 @@ def _across(
                 still = x.get(place, 0.0)
                 aims.append(sum(x[o] for o in alike) / len(alike) if alike else still)
             gaps = [(size[a] + size[b]) / 2 + GAP for a, b in pairwise(row)]
-            weights = [1.0 if is_node[place] else 0.05 for place in row]
+            weights = [1.0 if is_node[place] else 1e-4 for place in row]
             x |= zip(row, spread(aims, gaps, weights), strict=True)
     return x
 

@@ -35,7 +35,9 @@ STYLE = scheme(".tg-graph") + (
 )
 
 
-def graph_svg(topology: Topology, marks: Mapping[str, Mark] = UNMARKED) -> str:
+def graph_svg(
+    topology: Topology, marks: Mapping[str, Mark] = UNMARKED, *, anchor: str = "change"
+) -> str:
     """Return a drawing of a topology: rows of boxes from top to bottom, wrapped into columns.
 
     A box holds the operation with its constants, the node's name and the value's shape, and shows
@@ -46,6 +48,7 @@ def graph_svg(topology: Topology, marks: Mapping[str, Mark] = UNMARKED) -> str:
         topology: The network.
         marks: What happened to nodes, by name; names that the topology does not have are left
             out, so that one mapping serves the graphs before and after.
+        anchor: Id of the first marked node, for links; unique on a page that shows several.
 
     Returns:
         The text of an SVG image. Each node is one ``<g class="node">`` and each use of a value
@@ -86,8 +89,12 @@ def graph_svg(topology: Topology, marks: Mapping[str, Mark] = UNMARKED) -> str:
         f'viewBox="0 0 {width:.0f} {height:.0f}"><style>{escape(STYLE)}</style>'
     ]
     parts += [_edge(edge, legs, colours.get(edge, "")) for edge, legs in routes]
+    first = next((node.name for node in topology.nodes if node.name in marks), None)
     parts += [
-        _node(node, plan.boxes[node.name], room, marks.get(node.name)) for node in topology.nodes
+        _node(
+            node, plan.boxes[node.name], room, marks.get(node.name), anchor * (node.name == first)
+        )
+        for node in topology.nodes
     ]
     return "\n".join([*parts, "</svg>"])
 
@@ -106,15 +113,16 @@ def _lines(node: Node) -> tuple[str, str, str]:
     )
 
 
-def _node(node: Node, corner: Point, room: int, mark: Mark | None) -> str:
+def _node(node: Node, corner: Point, room: int, mark: Mark | None, anchor: str) -> str:
     x, y = corner
     width = room * LETTER + 2 * PADDING
     call, name, shape = _lines(node)
     first = words.clip(call, room - 2 if mark else room)
     op, space, detail = first.partition(" ")
     kind = " terminal" if node.kind in ("input", "output", "parameter") else ""
+    identity = f' id="{words.xml(words.visible(anchor))}"' if anchor else ""
     parts = [
-        f'<g class="node{kind}{f" {mark}" if mark else ""}">'
+        f'<g{identity} class="node{kind}{f" {mark}" if mark else ""}">'
         f"<title>{words.xml(_story(node, mark))}</title>",
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT:.0f}" rx="3"/>',
         f'<text x="{x + PADDING:.1f}" y="{y + 15:.1f}"><tspan class="op">{words.xml(op)}</tspan>'

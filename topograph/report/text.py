@@ -16,6 +16,7 @@ STYLE = {
     "field": "yellow",
     "total": "bold",
 }
+ORDER = {1: " /step", 2: " /step²"}  # unit of a score, told where both occur
 
 
 def topology_table(topology: Topology) -> Table:
@@ -102,17 +103,15 @@ def ranking_table(growth: Growth) -> Group:
     """
     table = _table("why this edge")
     _column(table, "")
-    _column(table, "place")
-    _column(table, "block")
-    for name in ("score", "order", "predicted", "parameters", "FLOPs"):
+    _column(table, "candidate")
+    for name in ("score", "predicted", "parameters", "FLOPs"):
         _column(table, name, right=True)
+    mixed = len({candidate.order for candidate in growth.ranking}) > 1
     for candidate in words.best_first(growth.ranking):
         row = (
             "*" if candidate.chosen else "",
-            words.place(candidate.mutation),
-            words.material(candidate.mutation),
-            f"{candidate.value:.4g}",
-            str(candidate.order),
+            f"{words.place(candidate.mutation)}: {words.material(candidate.mutation)}",
+            f"{candidate.value:.4g}{ORDER[candidate.order] if mixed else ''}",
             words.change(candidate.predicted),
             f"{candidate.parameters:+,}",
             f"{candidate.flops:+,}",
@@ -158,7 +157,8 @@ def history_table(history: History) -> Table:
     """Return the journal as a table, oldest entry first.
 
     Args:
-        history: The run. Changes of size are in parameters, of the probe loss in its own units.
+        history: The run. Changes of size are in parameters; ``loss`` is the measured change
+            of the probe loss at a growth.
 
     Returns:
         A rich table with one row per entry.
@@ -176,19 +176,18 @@ def history_table(history: History) -> Table:
     """
     table = _table(history.model)
     _column(table, "#", right=True)
-    for name in ("created", "kind", "topology", "change"):
+    for name in ("created (UTC)", "kind", "topology", "change"):
         _column(table, name)
-    for name in ("parameters", "predicted", "measured"):
+    for name in ("parameters", "loss"):
         _column(table, name, right=True)
     for entry in history.entries:
         row = (
             str(entry.number),
-            entry.created,
+            entry.created.replace("T", " ").removesuffix("Z"),
             entry.kind,
             entry.topology_sha256[:12],
             words.changes(entry),
             f"{entry.plan.diff.parameters:+,}" if entry.plan else "",
-            words.change(entry.growth.predicted) if entry.growth else "",
             words.change(entry.growth.measured) if entry.growth else "",
         )
         table.add_row(*map(_plain, row))
@@ -203,12 +202,17 @@ def _table(title: str, *, footer: bool = False) -> Table:
         box=SIMPLE_HEAD,
         show_footer=footer,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
 
 
 def _column(table: Table, name: str, *, right: bool = False, footer: str = "") -> None:
     table.add_column(
-        Text(name), footer=Text(footer), justify="right" if right else "left", overflow="fold"
+        Text(name),
+        footer=Text(footer),
+        justify="right" if right else "left",
+        overflow="fold",
+        no_wrap=right,  # a folded number reads as another number
     )
 
 

@@ -1,5 +1,6 @@
 """`apply` and `undo`: a plan becomes a revision, and a revision is taken back."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,25 +98,40 @@ def apply(
     """
     _same_base(traced, plan)
     length = DEFAULT_STEP if step is None else step
-    starts = {digest(item.mutation): item.direction for item in directions}
-    _finite(length, starts)
+    _finite(length, directions)
     draft = Draft(traced)
     for change in plan.changes:
         refusal = rule_for(change.mutation).check(draft, change.mutation)
         if refusal is not None:
             raise DriftError(f"the plan no longer fits: {refusal}; make it anew")
-        layers = carry_out(draft, change)
-        start = starts.get(digest(change.mutation))
-        if layers is not None and start is not None and length:
-            _fits(layers, start, change.name or "")
-            set_start(layers, start, length)
+        carry_out(draft, change)
     after = finish(draft, plan.changes) if plan.changes else traced
     if after.topology.fingerprint != plan.after_sha256:
         raise DriftError(
             f"the plan promises {plan.after_sha256[:12]} but makes "
             f"{after.topology.fingerprint[:12]}; it was edited or made by another version: plan anew"
         )
-    return Revision(traced, after, plan)
+    revision = Revision(traced, after, plan)
+    if length:
+        set_step(revision, directions, length)
+    return revision
+
+
+def set_step(revision: Revision, directions: Sequence[Directed], step: float) -> None:
+    """Set the new layers of a revision to another step along their directions, in place.
+
+    For a line search right after `apply`, before anything was trained.
+
+    Raises:
+        ShapeError: A direction does not fit the new layer.
+    """
+    starts = {digest(item.mutation): item.direction for item in directions}
+    for change in revision.plan.changes:
+        start = starts.get(digest(change.mutation))
+        if start is not None and change.name is not None:
+            layers = revision.after.module.get_submodule(change.name)
+            _fits(layers, start, change.name)
+            set_start(layers, start, step)
 
 
 def undo(revision: Revision) -> TracedModel:
@@ -162,11 +178,11 @@ def _same_base(traced: TracedModel, plan: Plan) -> None:
         )
 
 
-def _finite(step: float, starts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    if not torch.isfinite(torch.tensor(step)):
+def _finite(step: float, directions: Sequence[Directed]) -> None:
+    if not math.isfinite(step):
         raise NonFiniteError(f"step is {step}; give a finite number, 0 to keep the function")
-    for direction in starts.values():
-        for path, part in direction.items():
+    for item in directions:
+        for path, part in item.direction.items():
             if not torch.isfinite(part).all():
                 raise NonFiniteError(f"the direction for {path} is not finite; score again")
 

@@ -16,6 +16,23 @@ class Plateau(Record):
     """Grow when a metric has not improved by `min_delta` for `patience` steps.
 
     After a growth the metric starts anew and `cooldown` steps pass before it is watched again.
+
+    Args:
+        metric: Name of the metric, as given to `Grower.step`.
+        patience: Steps without an improvement after which to grow.
+        min_delta: Least change that counts as an improvement.
+        mode: Whether less (``min``) or more (``max``) of the metric is better.
+        cooldown: Steps after a growth in which the metric is not watched.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> Plateau(metric="val_loss", patience=5).min_delta
+        0.001
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ReduceLROnPlateau
     """
 
     kind: Literal["plateau"] = "plateau"
@@ -27,7 +44,21 @@ class Plateau(Record):
 
 
 class Every(Record):
-    """Grow every `steps` calls of `Grower.step`, the first time after that many."""
+    """Grow every `steps` calls of `Grower.step`, the first time after that many.
+
+    Args:
+        steps: Calls from one growth to the next.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> Every(steps=5).kind
+        'every'
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.StepLR
+    """
 
     kind: Literal["every"] = "every"
     steps: Steps
@@ -36,7 +67,20 @@ class Every(Record):
 class Selection(Record):
     """Which scored candidates grow: the best `k` whose score is above `minimum`.
 
-    `per` divides each score by its cost before ranking.
+    Args:
+        k: Most candidates that grow at once.
+        minimum: The score above which a candidate may grow.
+        per: Cost by which each score is divided before ranking.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> Selection(k=2, per="parameter").minimum
+        0.0
+
+    References:
+        Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
     """
 
     k: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -48,6 +92,20 @@ class LineSearch(Record):
     """Halve the start's step from `largest` until the loss falls by a tenth of the prediction.
 
     If no step does, the layer starts as the identity.
+
+    Args:
+        largest: The first step that is tried, along the unit direction.
+        halvings: Most times that it is halved.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> LineSearch(largest=0.5).halvings
+        10
+
+    References:
+        Armijo, Pacific J. Math. 16 (1966), doi:10.2140/pjm.1966.16.1.
     """
 
     kind: Literal["line_search"] = "line_search"
@@ -56,7 +114,21 @@ class LineSearch(Record):
 
 
 class Fixed(Record):
-    """Start with this step along the unit direction; 0 keeps the function."""
+    """Start with this step along the unit direction; 0 keeps the function.
+
+    Args:
+        size: The step.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> Fixed(size=0.1).kind
+        'fixed'
+
+    References:
+        Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
+    """
 
     kind: Literal["fixed"] = "fixed"
     size: Annotated[float, Field(ge=0, le=1e3)] = 0.0
@@ -69,6 +141,16 @@ class Budget(Record):
         parameters: Most parameters the network may have.
         flops: Most floating-point operations a sample may take.
         revisions: Most growths.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> Budget(parameters=1_000_000).flops is None
+        True
+
+    References:
+        Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
     """
 
     parameters: Count | None = None

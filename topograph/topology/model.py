@@ -19,6 +19,23 @@ class Parameter(Record):
     """One tensor of the state: its path in the model, shape, dtype, and whether it is trained.
 
     A tied parameter appears once, under the first of its paths. A buffer is never trained.
+
+    Args:
+        path: Key in the model's ``state_dict``.
+        shape: Sizes.
+        dtype: ``float32`` and so on.
+        trainable: Whether it has a gradient.
+        buffer: Whether it is a buffer.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or unknown.
+
+    Example:
+        >>> Parameter(path="fc.weight", shape=(2, 3), dtype="float32", trainable=True).count
+        6
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.Module
     """
 
     path: str
@@ -41,6 +58,24 @@ class Edge(NamedTuple):
 
     ``slot`` counts the target's value arguments from 0, so ``h + h`` has two edges.
     Shape, dtype and axes are those of the value; empty where it is not a tensor.
+
+    Args:
+        source: Name of the node that makes the value.
+        target: Name of the node that reads it.
+        slot: Which of the target's value arguments it is.
+        shape: Sizes of the value; ``"N"`` is the batch.
+        dtype: ``float32`` and so on.
+        axes: The meaning of each axis.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> print(Edge("relu", "add", 1, ("N", 4), "float32", ("batch", "channel")))
+        relu -> add[1]
+
+    References:
+        https://networkx.org/documentation/stable/reference/classes/multidigraph.html
     """
 
     source: str
@@ -70,6 +105,19 @@ class Node(Record):
         parameters: Paths of the parameters it uses.
         flops: Floating-point operations per sample, two per multiply-add.
         opaque: Why a submodule could not be opened, if so.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or unknown.
+
+    Example:
+        >>> Node(
+        ...     name="relu", kind="function", op="relu", target="torch.relu",
+        ...     shape=("N", 4), axes=("batch", "channel"),
+        ... ).channels
+        4
+
+    References:
+        https://docs.pytorch.org/docs/stable/fx.html
     """
 
     name: str

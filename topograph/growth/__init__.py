@@ -1,0 +1,5 @@
+"""When it changes: triggers, selection, and the `Grower` that carries a policy out."""
+
+from topograph.growth.grower import Grower
+
+__all__ = ["Grower"]

@@ -1,0 +1,77 @@
+"""One writer at a time: an advisory lock that the kernel drops when its process ends."""
+
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from topograph.errors import LockedError, StoreError
+from topograph.store.files import reported, require_regular
+from topograph.topology.canonical import canonical
+
+
+def take_lock(path: Path) -> int:
+    """Take the lock of a run directory, or say who holds it.
+
+    The file is never deleted: two processes would otherwise lock two files of one name.
+
+    Args:
+        path: The lock's file; made if it is not there.
+
+    Returns:
+        The open file descriptor; `release_lock` gives it back.
+
+    Raises:
+        LockedError: Another process, or another `Run` in this one, holds it.
+        StoreError: The file cannot be made.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> release_lock(take_lock(pathlib.Path(tempfile.mkdtemp()) / "lock"))
+
+    References:
+        https://man7.org/linux/man-pages/man2/flock.2.html
+    """
+    require_regular(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with reported(path, "be opened for writing"):
+        descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _holder().encode("ascii"), 0)
+    except BlockingIOError:
+        holder = describe_holder(os.pread(descriptor, 4096, 0))
+        os.close(descriptor)
+        raise LockedError(
+            f"{path.parent}: {holder} is writing to it; wait until it is done, or stop it"
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: cannot be locked ({error.strerror}); choose a disk that supports flock and "
+            "has space"
+        ) from None
+    return descriptor
+
+
+def release_lock(descriptor: int) -> None:
+    """Give a lock back."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may still hold a copy of it open
+    os.close(descriptor)
+
+
+def describe_holder(content: bytes) -> str:
+    """Return who holds a lock, in words, from what its holder wrote into the file."""
+    try:
+        holder = json.loads(content)
+        return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
+    except (ValueError, TypeError, KeyError):
+        return "another process"  # it has the lock, but has not written its name yet
+
+
+def _holder() -> str:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return canonical({"pid": os.getpid(), "host": socket.gethostname(), "started": started})

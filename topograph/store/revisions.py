@@ -1,0 +1,280 @@
+"""Revision folders: a topology and its tensors, staged, synced, then renamed into place."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from topograph.errors import CorruptError, SpecError, StoreError
+from topograph.spec import Entry
+from topograph.store.files import (
+    read_checked,
+    reported,
+    require_folder,
+    sync_folder,
+    write_synced,
+)
+from topograph.store.tensors import disagreements, pack, unpack
+from topograph.topology import Record, Topology
+from topograph.topology.canonical import canonical
+from topograph.tracing import TracedModel
+
+TOPOLOGY, MODEL, MANIFEST = "topology.json", "model.safetensors", "manifest.json"
+LARGEST_MANIFEST = 2**28  # bytes
+FOLDER = re.compile(r"[0-9]{6}-[0-9a-f]{12}")
+STAGING = re.compile(r"\.staging-[0-9]+-[0-9]{6}-[0-9a-f]{12}")
+
+
+class FileRecord(Record):
+    """What one file of a revision must be."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Record):
+    """What a revision's folder holds; its own SHA-256 stands in the journal.
+
+    Args:
+        format: Version of the folder's layout.
+        topology: The file ``topology.json``.
+        model: The file ``model.safetensors``.
+        keys: The state dict's keys, in order.
+        aliases: For each tied key, the key under which its tensor is stored.
+
+    Raises:
+        SpecError: On `parse`, with the path of the wrong field.
+
+    Example:
+        >>> Manifest.model_fields["format"].default
+        'topograph.revision/1'
+
+    References:
+        https://huggingface.co/docs/safetensors
+    """
+
+    format: Literal["topograph.revision/1"] = "topograph.revision/1"
+    topology: FileRecord
+    model: FileRecord
+    keys: tuple[str, ...]
+    aliases: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A revision in memory: the three files, ready to be written."""
+
+    fingerprint: str
+    manifest: Manifest
+    topology: bytes = field(repr=False)
+    model: bytes = field(repr=False)
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """The manifest's file: canonical JSON."""
+        return canonical(self.manifest.model_dump(mode="json")).encode("ascii")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the manifest's file."""
+        return hashlib.sha256(self.manifest_bytes).hexdigest()
+
+
+def pack_revision(traced: TracedModel) -> Packed:
+    """Return the files of a traced model's revision, without writing them.
+
+    Args:
+        traced: The model and its topology.
+
+    Returns:
+        Topology, tensors and manifest in bytes.
+
+    Raises:
+        StoreError: A tensor cannot be stored, or is not what the topology lists.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 2)), (torch.zeros(2, 4),))
+        >>> pack_revision(traced).manifest.keys
+        ('0.weight', '0.bias')
+
+    References:
+        https://huggingface.co/docs/safetensors
+    """
+    problems = disagreements(traced.module.state_dict(), traced.topology)
+    if problems:
+        raise StoreError(
+            f"the model is no longer what its topology says; trace it again:\n  {_first(problems)}"
+        )
+    state = pack(traced.module)
+    topology = traced.topology.dump().encode("utf-8")
+    manifest = Manifest(
+        topology=record_of(topology),
+        model=record_of(state.content),
+        keys=state.keys,
+        aliases=dict(state.aliases),
+    )
+    return Packed(
+        fingerprint=traced.topology.fingerprint,
+        manifest=manifest,
+        topology=topology,
+        model=state.content,
+    )
+
+
+def write_revision(revisions: Path, number: int, packed: Packed) -> str:
+    """Write a revision so that its folder is there in full or not at all.
+
+    Protocol: all files into ``.staging-<pid>-<name>``, each synced; the folder synced; renamed to
+    ``<name>``; the parent synced. Only then may the journal point at it.
+
+    Args:
+        revisions: The folder of all revisions.
+        number: The journal entry that it is for.
+        packed: What to write.
+
+    Returns:
+        The folder's name, the number and 12 digits of the manifest's SHA-256.
+
+    Raises:
+        StoreError: The disk is full or cannot be written to; the staging folder is gone then.
+
+    Example:
+        >>> FOLDER.fullmatch("000000-0123456789ab") is not None
+        True
+
+    References:
+        Pillai et al., All File Systems Are Not Created Equal, OSDI 2014.
+    """
+    name = f"{number:06d}-{packed.sha256[:12]}"
+    staging, final = revisions / f".staging-{os.getpid()}-{name}", revisions / name
+    try:
+        with reported(staging, "be written"):
+            remove_folder(staging)
+            staging.mkdir()
+            write_synced(staging / TOPOLOGY, packed.topology)
+            write_synced(staging / MODEL, packed.model)
+            write_synced(staging / MANIFEST, packed.manifest_bytes)
+            sync_folder(staging)
+            remove_folder(final)  # left by a commit whose transaction failed; in no entry
+            staging.rename(final)
+            sync_folder(revisions)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return name
+
+
+def read_manifest(revisions: Path, entry: Entry) -> Manifest:
+    """Return the manifest of an entry's folder; it must be the one that the journal names.
+
+    Raises:
+        CorruptError: The folder or the manifest is missing, edited, or of another run.
+    """
+    require_folder(revisions, what="the folder of all revisions")
+    folder = revisions / entry.folder
+    if folder.is_symlink() or not folder.is_dir():
+        raise CorruptError(
+            f"{folder}: the folder of entry {entry.number} is missing or a link; "
+            "restore it from a copy of the run"
+        )
+    path = folder / MANIFEST
+    if path.is_file() and path.stat().st_size > LARGEST_MANIFEST:
+        raise CorruptError(f"{path}: larger than {LARGEST_MANIFEST} bytes; restore it from a copy")
+    content = read_checked(path, sha256=entry.manifest_sha256)
+    try:
+        return Manifest.parse(content.decode("ascii"), source=str(path))
+    except (SpecError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path}: {error}; restore it from a copy of the run") from None
+
+
+def read_revision_topology(revisions: Path, entry: Entry) -> Topology:
+    """Return the topology in an entry's folder, checked against manifest and journal.
+
+    Raises:
+        CorruptError: A file is not what the manifest says, or the topology is another one.
+    """
+    manifest = read_manifest(revisions, entry)
+    path = revisions / entry.folder / TOPOLOGY
+    record = manifest.topology
+    content = read_checked(path, sha256=record.sha256, size=record.size)
+    try:
+        topology = Topology.parse(content.decode("utf-8"), source=str(path))
+    except (SpecError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path}: {error}; restore it from a copy of the run") from None
+    if topology.fingerprint != entry.topology_sha256:
+        raise CorruptError(
+            f"{path}: expected the topology {entry.topology_sha256}, got {topology.fingerprint}; "
+            "restore the run from a copy"
+        )
+    return topology
+
+
+def read_revision_tensors(revisions: Path, entry: Entry) -> dict[str, Tensor]:
+    """Return the tensors in an entry's folder, checked against manifest and topology.
+
+    Raises:
+        CorruptError: A file is not what the manifest says, or a tensor not what the topology says.
+    """
+    topology = read_revision_topology(revisions, entry)
+    manifest = read_manifest(revisions, entry)
+    path = revisions / entry.folder / MODEL
+    record = manifest.model
+    content = read_checked(path, sha256=record.sha256, size=record.size)
+    tensors = unpack(content, manifest.keys, manifest.aliases, path)
+    problems = disagreements(tensors, topology)
+    if problems:
+        raise CorruptError(f"{path}: {_first(problems)}; restore the folder from a copy of the run")
+    return tensors
+
+
+def sweep(revisions: Path, entries: Iterable[Entry]) -> None:
+    """Delete what a crash left behind: staging folders, and folders that are in no entry.
+
+    A crash leaves folders for at most the next two entries. A later one means that the journal
+    lost entries (a copy without ``journal.sqlite-wal``), and then nothing is deleted.
+
+    Raises:
+        CorruptError: There is a folder for an entry that the journal ought to have.
+        StoreError: A folder cannot be deleted.
+    """
+    require_folder(revisions, what="the folder of all revisions")
+    known = list(entries)
+    kept = {entry.folder for entry in known}
+    orphans = [path for path in revisions.iterdir() if _is_ours(path) and path.name not in kept]
+    for path in orphans:
+        if FOLDER.fullmatch(path.name) and int(path.name[:6]) > len(known) + 1:
+            raise CorruptError(
+                f"{path}: the journal ends at entry {len(known) - 1}; if the run was copied, copy "
+                "journal.sqlite-wal too, else move this folder away"
+            )
+    with reported(revisions, "be tidied"):
+        for path in orphans:
+            remove_folder(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _is_ours(path: Path) -> bool:
+    named = FOLDER.fullmatch(path.name) or STAGING.fullmatch(path.name)
+    return bool(named) and path.is_dir() and not path.is_symlink()
+
+
+def record_of(content: bytes) -> FileRecord:
+    """Return a file's SHA-256 and size, as a manifest has them."""
+    return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+
+
+def _first(lines: list[str]) -> str:
+    return "\n  ".join(lines[:8])

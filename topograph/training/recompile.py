@@ -1,0 +1,62 @@
+"""`recompile`: a traced model as a module to train, with a compiler behind it."""
+
+import os
+import shutil
+import warnings
+from typing import Literal
+
+import torch
+from torch import nn
+
+from topograph.errors import SpecError
+from topograph.tracing import TracedModel
+
+Backend = Literal["eager", "aot_eager", "inductor"]
+BACKENDS = ("eager", "aot_eager", "inductor")
+
+
+def recompile(traced: TracedModel, *, backend: Backend = "eager") -> nn.Module:
+    """Return an ordinary trainable module for a traced model.
+
+    Args:
+        traced: From `trace`, `apply`, `undo` or `replay`.
+        backend: ``eager`` runs the graph as Python; ``aot_eager`` and ``inductor`` hand it to
+            ``torch.compile``, which compiles at the first call.
+
+    Returns:
+        The module; its parameters are those of ``traced.module``.
+
+    Raises:
+        SpecError: There is no such backend.
+
+    Warns:
+        RuntimeWarning: ``inductor`` was asked for without a C++ compiler; eager is used instead.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),))
+        >>> tg.recompile(traced) is traced.module
+        True
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.compile.html
+    """
+    if backend not in BACKENDS:
+        raise SpecError(f"no backend is called {backend!r}; there are {', '.join(BACKENDS)}")
+    if backend == "inductor" and not _has_compiler(traced):
+        warnings.warn(
+            "no C++ compiler was found, so the model runs in eager mode; install g++ or set CXX",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return traced.module
+    if backend == "eager":
+        return traced.module
+    return torch.compile(traced.module, backend=backend)
+
+
+def _has_compiler(traced: TracedModel) -> bool:
+    if any(parameter.is_cuda for parameter in traced.module.parameters()):
+        return True  # kernels are written in Triton there
+    names = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    return any(name is not None and shutil.which(name) is not None for name in names)
