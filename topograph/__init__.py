@@ -25,8 +25,8 @@ _HOMES = {
     "topograph.rewrite": "Revision candidates plan apply undo",
     "topograph.sensitivity": "Score score",
     "topograph.training": "Migration migrate recompile",
-    "topograph.store": "Run replay",
-    "topograph.growth": "Grower",
+    "topograph.store": "Run replay read_history read_topology",
+    "topograph.growth": "Grower Experiment",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -53,7 +53,8 @@ def start(
     r"""Apply a plan with the start that a policy asks for.
 
     A line search halves the step until the loss falls by a tenth of what was predicted (the
-    condition of Armijo); if it never does, the layers start as the identity.
+    condition of Armijo), and goes on while that lowers it further; if it never falls enough, the
+    layers start as the identity.
 
     Returns:
         The revision, the step that was taken, and the loss after it.
@@ -61,15 +62,21 @@ def start(
     if isinstance(step, Fixed):
         revision = apply(traced, plan, directions=chosen, step=step.size)
         return revision, step.size, mean_loss(revision.after, batches, loss)
-    length = step.largest
-    revision = apply(traced, plan, directions=chosen, step=length)
-    for _ in range(step.halvings + 1):
-        after = mean_loss(revision.after, batches, loss)
-        if after <= before + SUFFICIENT * sum(score.predicted(length) for score in chosen):
-            return revision, length, after
-        length /= 2
+    revision = apply(traced, plan, directions=chosen, step=step.largest)
+    best_length, best = 0.0, before
+    for halving in range(step.halvings + 1):
+        length = step.largest / 2**halving
         set_step(revision, chosen, length)
-    return apply(traced, plan), 0.0, before
+        after = mean_loss(revision.after, batches, loss)
+        enough = before + SUFFICIENT * sum(score.predicted(length) for score in chosen)
+        if best_length and not after < best:
+            break
+        if after <= enough:
+            best_length, best = length, after
+    if not best_length:
+        return apply(traced, plan), 0.0, before
+    set_step(revision, chosen, best_length)
+    return revision, best_length, best
 
 
 def _within(value: int, limit: int | None) -> bool:

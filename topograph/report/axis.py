@@ -19,8 +19,11 @@ class Axis(NamedTuple):
 
     def place(self, value: float) -> float:
         """Return the pixel at which a value stands."""
-        position = _position(value, self.logarithmic)
-        low, high = _position(self.low, self.logarithmic), _position(self.high, self.logarithmic)
+        ends = (self.low, self.high)
+        shown = min(max(value, -LARGEST), LARGEST)
+        low, high, position = (
+            math.log10(number) if self.logarithmic else number for number in (*ends, shown)
+        )
         return self.start + (position - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, wanted: int) -> list[float]:
@@ -49,8 +52,3 @@ def axis(values: Sequence[float], start: float, end: float, *, loss: bool = Fals
         return Axis(low * 0.9, high * 1.1, start, end, True)
     room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return Axis(low - room, high + room, start, end, False)
-
-
-def _position(value: float, logarithmic: bool) -> float:
-    shown = min(max(value, -LARGEST * 2), LARGEST * 2)
-    return math.log10(shown) if logarithmic else shown

@@ -59,8 +59,8 @@ def curve_svg(history: History) -> str:
     Example:
         >>> from topograph.spec import History, Measurement
         >>> curve = tuple(Measurement(step=s, name="val_loss", value=1 / (s + 1)) for s in range(4))
-        >>> curve_svg(History(model="m", curve=curve)).count('class="line')
-        1
+        >>> curve_svg(History(model="m", curve=curve)).count("<circle")
+        4
 
     References:
         https://www.w3.org/TR/SVG2/

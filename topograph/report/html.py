@@ -80,7 +80,7 @@ def render_history(history: History, topologies: Mapping[int, Topology]) -> str:
             )
     base = next((entry.number for entry in history.entries if entry.kind == "base"), None)
     stack = history.entries[-1].stack if history.entries else ()
-    steps = []
+    steps: list[Step] = []
     for entry in history.entries:
         if entry.kind == "apply":
             below = entry.stack[-2] if len(entry.stack) > 1 else base

@@ -61,7 +61,7 @@ def layout(topology: Topology, width: float) -> Layout:
         below[upper].append(lower)
     rows = _order(topology, rows_of, paths, above, below)
     is_node = {place: rows_of[place[0]] == place[1] for row in rows for place in row}
-    columns = _cut(rows, links, width)
+    columns = _cut(rows, links, is_node, width)
 
     crossing = [
         [(upper, lower) for upper, lower in links if upper[1] == column[-1]]
@@ -165,22 +165,28 @@ def _order(
 
 
 def _cut(
-    rows: list[list[Place]], links: dict[tuple[Place, Place], None], width: float
+    rows: list[list[Place]],
+    links: dict[tuple[Place, Place], None],
+    is_node: dict[Place, bool],
+    width: float,
 ) -> list[range]:
-    """Return the columns as ranges of rows, cut where the fewest lines pass."""
+    """Return the columns as ranges of rows, about as long, cut where the fewest lines pass."""
+    if not rows:
+        return []
     passing = [0] * len(rows)
-    for upper, _ in links:
-        passing[upper[1]] += 1
-    widest = max((len(row) for row in rows), default=1) * width / 2 + width / 2 + 3 * GAP
-    wanted = max(SHORTEST, math.ceil(math.sqrt(len(rows) * widest / (ASPECT * ROW))))
-    columns = []
-    start = 0
-    while len(rows) - start > wanted * 1.3:
-        choices = range(start + math.ceil(wanted * 0.7), start + math.floor(wanted * 1.2) + 1)
-        stop = min(choices, key=lambda row: (passing[row - 1], abs(row - start - wanted)))
+    for _, row in {upper for upper, _ in links}:
+        passing[row] += 1  # values, not lines: a block is rather cut off whole than cut in two
+    places = ((width if is_node[place] else LANE) + GAP for row in rows for place in row)
+    usual = sum(places) / len(rows) + 3 * GAP
+    wanted = max(SHORTEST, math.sqrt(len(rows) * usual / (ASPECT * ROW)))
+    columns, start = [], 0
+    for left in range(max(1, round(len(rows) / wanted)), 1, -1):
+        aim = (len(rows) - start) / left
+        choices = range(start + math.ceil(aim * 0.8), start + math.floor(aim * 1.2) + 1)
+        stop = min(choices, key=lambda row: (passing[row - 1], abs(row - start - aim)))
         columns.append(range(start, stop))
         start = stop
-    return [*columns, range(start, len(rows))] if rows else []
+    return [*columns, range(start, len(rows))]
 
 
 def _across(

@@ -75,14 +75,16 @@ def graph_svg(
     room = _room(topology)
     plan = layout(topology, room * LETTER + 2 * PADDING)
     colours = {
-        edge: mark
+        edge: marks[name]
         for edge, _ in plan.routes
         for name in (edge.source, edge.target)
-        if (mark := marks.get(name)) in ("added", "removed")
+        if name in marks and marks[name] != "changed"  # a changed node keeps most of its edges
     }
     routes = sorted(plan.routes, key=lambda route: route[0] in colours)  # marked ones on top
     width, height = max(plan.width, 40.0), max(plan.height, 40.0)
-    label = f"{topology.name}: {len(topology.nodes)} nodes, {len(topology.edges)} edges"
+    label = (
+        f"{words.visible(topology.name)}: {len(topology.nodes)} nodes, {len(topology.edges)} edges"
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="tg-graph" role="img" '
         f'aria-label="{words.xml(label)}" width="{width:.0f}" height="{height:.0f}" '

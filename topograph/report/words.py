@@ -102,25 +102,32 @@ def place(mutation: InsertLayer | RemoveLayer | AddBranch) -> str:
             return f"from {source} to {target}"
         case RemoveLayer(where=At(node=node)):
             return node
-        case InsertLayer(where=where) | RemoveLayer(where=where):
-            return selection(where)
+        case InsertLayer() | RemoveLayer():
+            return selection(mutation.where)
 
 
 def material(mutation: InsertLayer | RemoveLayer | AddBranch) -> str:
     """Return what a mutation puts there, in words."""
     match mutation:
-        case InsertLayer(block=Bottleneck() as block):
-            norm = ", norm" if block.norm else ""
-            return f"bottleneck, {block.units} units, {block.activation}{norm}"
-        case InsertLayer(block=ConvBottleneck() as block):
-            kernel = f"kernel {block.kernel} {block.spatial}"
-            return f"conv bottleneck, {block.units} units, {block.activation}, {kernel}"
-        case InsertLayer(block=Linear() as block):
-            return "linear" if block.bias else "linear, no bias"
+        case InsertLayer():
+            return composition(mutation.block)
         case RemoveLayer():
             return "removal"
         case AddBranch(gate=gate, projection=projection):
             return f"branch, gate {gate:g}, projection {projection}"
+
+
+def composition(block: Bottleneck | ConvBottleneck | Linear) -> str:
+    """Return what a block is made of, in words."""
+    match block:
+        case Bottleneck():
+            norm = ", norm" if block.norm else ""
+            return f"bottleneck, {block.units} units, {block.activation}{norm}"
+        case ConvBottleneck():
+            kernel = f"kernel {block.kernel} {block.spatial}"
+            return f"conv bottleneck, {block.units} units, {block.activation}, {kernel}"
+        case Linear():
+            return "linear" if block.bias else "linear, no bias"
 
 
 def best_first(ranking: tuple[Ranked, ...]) -> list[Ranked]:

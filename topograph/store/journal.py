@@ -87,6 +87,7 @@ def open_journal(run: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous=FULL")
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
+                found = " ".join(str(found).split())
                 raise CorruptError(f"{path}: is damaged ({found}); {RESTORE}")
         except BaseException:
             connection.close()
@@ -136,7 +137,8 @@ def read_history(path: str | Path) -> History:
     """
     journal = _existing(Path(path))
     # a folder that cannot be written to has no place for SQLite's index of a write-ahead log
-    finished = not journal.with_name(NAME + "-wal").exists()
+    log = journal.with_name(NAME + "-wal")
+    finished = not log.exists() or log.stat().st_size == 0
     frozen = finished and not os.access(journal.parent, os.W_OK)
     with (
         translated(journal),

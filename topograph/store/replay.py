@@ -93,8 +93,9 @@ def _require_base(place: Path, history: History, found: Topology) -> None:
         expected = read_revision_topology(place / "revisions", base)
         raise DriftError(
             f"{place}: entry 0 was made from {history.model}, "
-            f"topology {expected.fingerprint[:12]}; this model has {found.fingerprint[:12]}. Build the same base model and give the same "
-            f"example inputs. From the run to this model:\n{_short_diff(expected, found)}"
+            f"topology {expected.fingerprint[:12]}; "
+            f"this model has {found.fingerprint[:12]}. Build the same base model and give the "
+            f"same example inputs. From the run to this model:\n{_short_diff(expected, found)}"
         )
 
 
@@ -103,8 +104,9 @@ def _require_entry(revisions: Path, entry: Entry, found: Topology) -> None:
         expected = read_revision_topology(revisions, entry)
         raise DriftError(
             f"{revisions.parent}: the plans of entry {entry.number} gave "
-            f"{expected.fingerprint[:12]} then and {found.fingerprint[:12]} now; use the versions of topograph and torch that "
-            f"wrote the run. From the run to this model:\n{_short_diff(expected, found)}"
+            f"{expected.fingerprint[:12]} then and {found.fingerprint[:12]} now; use the "
+            f"versions of topograph and torch that wrote the run. "
+            f"From the run to this model:\n{_short_diff(expected, found)}"
         )
 
 

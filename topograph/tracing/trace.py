@@ -214,8 +214,8 @@ def _inputs(graph: fx.Graph, arguments: inspect.BoundArguments) -> dict[str, Any
             flat |= value
         else:
             flat[name] = value
-    placeholders = {node.target: node.name for node in graph.nodes if node.op == "placeholder"}
-    return {placeholders[name]: value for name, value in flat.items() if name in placeholders}
+    placeholders = {node.target for node in graph.find_nodes(op="placeholder")}
+    return {name: value for name, value in flat.items() if name in placeholders}
 
 
 def _hook_notes(model: nn.Module) -> list[str]:

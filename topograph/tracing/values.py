@@ -46,6 +46,7 @@ class _Pass:
 
     index: int
     mode: FakeTensorMode | None
+    inputs: Mapping[str, Any]
     environment: dict[str, Any]
 
 
@@ -85,7 +86,7 @@ def extend_values(network: fx.GraphModule, known: Values, names: Iterable[str]) 
     passes = []
     for index in (0, 1):
         environment = {name: value.passes[index] for name, value in known.by_node.items()}
-        passes.append(_Pass(index, known.mode, environment))
+        passes.append(_Pass(index, known.mode, {}, environment))
     return _evaluate(network, nodes, passes, known.batches[0])
 
 
@@ -119,7 +120,7 @@ def _two_passes(
         given = with_batch(dict(inputs), batches[0], size)
         if mode is not None:
             given = pytree.tree_map_only(torch.Tensor, mode.from_tensor, given)
-        passes.append(_Pass(index, mode, given))
+        passes.append(_Pass(index, mode, given, {}))
     found = _evaluate(network, list(network.graph.nodes), passes, batches[0])
     if mode is None:
         real = "a layer reads numbers, so that shapes were found on real tensors"
@@ -161,7 +162,7 @@ def _call(
 ) -> tuple[Any, set[tuple[int, int]]]:
     """Return a node's value and the storages that making it wrote to."""
     if node.op == "placeholder":
-        return one.environment.get(node.name, node.args[0] if node.args else None), set()
+        return one.inputs.get(str(node.target), node.args[0] if node.args else None), set()
     if node.op == "get_attr":
         return _attribute(network, str(node.target), one.mode), set()
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: one.environment[n.name])

@@ -1,0 +1,90 @@
+"""Wording covers every mutation, block and selector, and numbers stay apart where they should."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topograph.report import words
+from topograph.report.axis import axis
+from topograph.report.html import duration, metric
+from topograph.report.spread import spread
+from topograph.spec import (
+    AddBranch,
+    Block,
+    Bottleneck,
+    ConvBottleneck,
+    InsertLayer,
+    Linear,
+    Mutation,
+    RemoveLayer,
+    Selector,
+)
+from topograph.spec.selectors import after, all_, at, between, named
+
+SELECTORS = [after("relu"), named("a.*"), between("a", "b"), between("a", "b", 1), all_(), at("a")]
+BLOCKS = [Bottleneck(units=2), ConvBottleneck(units=2), Linear(), Linear(bias=False)]
+MUTATIONS = [InsertLayer(where=at("a"), block=BLOCKS[0]), RemoveLayer(where=at("a")),
+             AddBranch(source="a", target="b")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("samples", "union"), [(SELECTORS, Selector), (BLOCKS, Block), (MUTATIONS, Mutation)]
+)
+def test_the_samples_cover_their_union(samples, union):
+    members = get_args(get_args(union)[0])
+    assert {type(sample) for sample in samples} == set(members)
+
+
+def test_every_selector_block_and_mutation_has_different_words():
+    assert len({words.selection(selector) for selector in SELECTORS}) == len(SELECTORS)
+    made = {words.material(InsertLayer(where=at("a"), block=block)) for block in BLOCKS}
+    assert len(made) == len(BLOCKS)
+    assert len({words.material(mutation) for mutation in MUTATIONS}) == len(MUTATIONS)
+    assert [words.place(mutation) for mutation in MUTATIONS] == ["after a", "a", "from a to b"]
+
+
+@given(st.text(), st.integers(2, 30), st.sampled_from(["start", "end"]))
+def test_a_clipped_text_fits(text, room, keep):
+    assert words.cells(words.clip(text, room, keep=keep)) <= max(room, 0)
+
+
+@given(st.text())
+def test_a_visible_text_is_printable_and_a_printable_one_stays(text):
+    assert words.visible(text).isprintable()
+    assert words.visible(words.visible(text)) == words.visible(text)
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(0, 50), st.floats(0.01, 10)), max_size=8))
+def test_things_that_are_spread_keep_their_distance(items):
+    aims, gaps, weights = ([item[i] for item in items] for i in range(3))
+    places = spread(aims, gaps[1:], weights)
+    assert all(b - a >= gap - 1e-6 for a, b, gap in zip(places, places[1:], gaps[1:], strict=False))
+    if all(b - a >= g for a, b, g in zip(aims, aims[1:], gaps[1:], strict=False)):
+        assert places == pytest.approx(aims)  # nothing is moved without need
+
+
+def test_a_heavier_thing_moves_less():
+    assert spread([0.0, 0.0], [10.0], [9.0, 1.0]) == pytest.approx([-1.0, 9.0])
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
+def test_every_finite_value_has_a_place_on_the_axis(values):
+    scale = axis(values, 0.0, 100.0, loss=True)
+    assert all(-1e-6 <= scale.place(value) <= 100.000001 for value in values)
+    assert len(scale.ticks(5)) <= 40
+    assert all(-1e-6 <= scale.place(tick) <= 100.000001 for tick in scale.ticks(5))
+
+
+def test_only_a_loss_that_spans_twentyfold_is_logarithmic():
+    assert axis([0.1, 2.1], 0, 1, loss=True).logarithmic
+    assert not axis([0.1, 1.9], 0, 1, loss=True).logarithmic
+    assert not axis([0.1, 2.1], 0, 1).logarithmic
+    assert not axis([0.0, 2.1], 0, 1, loss=True).logarithmic
+
+
+def test_numbers_read_as_one_would_write_them():
+    assert metric("val_accuracy", 0.9811) == "98.11%"
+    assert metric("val_loss", 0.0573) == "0.0573"
+    assert [duration(s) for s in (3.91, 187.4, 7380)] == ["3.9 s", "3 min 7 s", "2 h 3 min"]

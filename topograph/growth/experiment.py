@@ -1,0 +1,121 @@
+"""`Experiment`: a training run that a policy can grow, as one value."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from topograph.errors import SpecError
+from topograph.growth.grower import Grower
+from topograph.rewrite import Revision
+from topograph.sensitivity.tape import Loss
+from topograph.spec import Policy
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a training run needs, made by a function that ``topograph grow`` can call.
+
+    Args:
+        model: The network.
+        example_inputs: Positional inputs for tracing.
+        loss: From output and target to a scalar, a mean over the batch.
+        optimizer: Holds the model's parameters.
+        train: Trains a model for one step of the policy, usually an epoch.
+        validate: Returns a model's metrics by name.
+        probe: Makes the batches that candidates are scored on.
+        steps: How often to train and validate.
+        scheduler: Stepped after every training step, if there is one.
+        source: Where the model comes from, e.g. ``pkg.mod:make_model``.
+
+    Raises:
+        TypeError: A field is missing.
+
+    Example:
+        >>> import topograph as tg
+        >>> [f for f in tg.Experiment.__dataclass_fields__][:2]
+        ['model', 'example_inputs']
+
+    References:
+        https://docs.pytorch.org/tutorials/beginner/introyt/trainingyt.html
+    """
+
+    model: nn.Module
+    example_inputs: Sequence[Any]
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    train: Callable[[nn.Module, torch.optim.Optimizer], object]
+    validate: Callable[[nn.Module], Mapping[str, float]]
+    probe: Callable[[], Sequence[tuple[Any, Any]]]
+    steps: int
+    scheduler: Any = field(default=None)
+    source: str | None = None
+
+
+class Progress(NamedTuple):
+    """Where an experiment is after one step.
+
+    Attributes:
+        step: Counts from 1.
+        metrics: What was validated.
+        revision: The growth that followed, if any.
+        grower: Has the network as it is now.
+        training_seconds: Spent in training and validation so far.
+        growth_seconds: Spent in growth so far.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    revision: Revision | None
+    grower: Grower
+    training_seconds: float
+    growth_seconds: float
+
+
+def run_experiment(
+    experiment: Experiment, policy: Policy, run: str | Path | None = None
+) -> Iterator[Progress]:
+    """Train, validate and grow, one step at a time.
+
+    Args:
+        experiment: What to train.
+        policy: When, where and how far to grow.
+        run: Directory for the journal; None keeps nothing.
+
+    Yields:
+        Where it is after each step. The journal is closed, with the last weights, at the end.
+    """
+    if not isinstance(experiment, Experiment):
+        raise SpecError(
+            f"the experiment's function must return a topograph.Experiment, "
+            f"got {type(experiment).__name__}"
+        )
+    training = growth = 0.0
+    grower = Grower(
+        experiment.model,
+        policy,
+        example_inputs=experiment.example_inputs,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        scheduler=experiment.scheduler,
+        run=run,
+        source=experiment.source,
+    )
+    with grower:
+        for step in range(1, experiment.steps + 1):
+            began = time.perf_counter()
+            experiment.train(grower.model, experiment.optimizer)
+            if experiment.scheduler is not None:
+                experiment.scheduler.step()
+            metrics = dict(experiment.validate(grower.model))
+            trained = time.perf_counter()
+            revision = grower.step(metrics, batches=experiment.probe)
+            training += trained - began
+            growth += time.perf_counter() - trained
+            yield Progress(step, metrics, revision, grower, training, growth)
+        spent = {"training_seconds": training, "growth_seconds": growth}
+        grower.close({**metrics, **spent, "step": float(step)})
