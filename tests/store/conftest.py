@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from store_networks import MODEL, traced_network
 
+import topograph as tg
 from topograph.store import Run
 from topograph.tracing import TracedModel
 
@@ -23,7 +24,11 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(tg.__file__).parents[1]),
+                "OMP_NUM_THREADS": "1",
+            },
         )
         assert self.line() == "ready"
 

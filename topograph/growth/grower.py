@@ -1,5 +1,6 @@
 """`Grower`: grows a network while it is trained, as a policy says."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from topograph.errors import MigrationError, NonFiniteError, RefusedError, ShapeError
+from topograph.errors import MigrationError, NonFiniteError, RefusedError, SelectorError, ShapeError
 from topograph.growth.select import affordable, choose, start
 from topograph.growth.triggers import Watch, advance, after_growth, check_metrics
 from topograph.rewrite import Revision, candidates, plan
@@ -48,6 +49,7 @@ class Grower:
         traced: The network as it is now.
         decision: Why the last call of `step` grew the network, or did not.
         growths: How many times it has grown.
+        growth: Why and how it grew the last time; None before the first.
 
     Raises:
         TraceError: The model cannot be traced.
@@ -89,6 +91,7 @@ class Grower:
         self.policy = policy
         self.decision = "step was not called yet"
         self.growths = 0
+        self.growth: Growth | None = None
         self._loss, self._optimizer, self._backend = loss, optimizer, backend
         self._companions = {"scheduler": scheduler, "ema": ema, "scaler": scaler}
         self._watch = Watch()
@@ -170,9 +173,7 @@ class Grower:
     ) -> Revision | None:
         began = time.perf_counter()
         scores = self._scores(probe, progress)
-        chosen = choose(
-            scores, self.traced.topology, self.policy.selection, self.policy.budget
-        )
+        chosen = choose(scores, self.traced.topology, self.policy.selection, self.policy.budget)
         if not chosen:
             self.decision = f"due ({reason}), but no candidate is above the minimum in the budget"
             return None
@@ -181,8 +182,8 @@ class Grower:
         revision, length, after = start(
             self.traced, proposal, chosen, self.policy.step, probe, self._loss, before
         )
-        if after != after:
-            raise NonFiniteError("the loss after the growth is not a number; nothing was changed")
+        if not math.isfinite(after):
+            raise NonFiniteError(f"the loss after the growth is {after}; nothing was changed")
         growth = Growth(
             reason=reason,
             step=length,
@@ -204,7 +205,7 @@ class Grower:
         applied = self.traced.topology.applied
         wanted = [
             item
-            for item in candidates(self.traced, self.policy.candidates)
+            for item in _offered(self.traced, self.policy)
             if not isinstance(item, Refusal) and digest(item) not in applied
         ]
         if not wanted:
@@ -239,8 +240,26 @@ def _ranked(score: Score, step: float, chosen: bool) -> Ranked:
     )
 
 
+def _offered(traced: TracedModel, policy: Policy) -> list[AnyMutation | Refusal]:
+    """Return all places of a policy's candidates; some may match only after the first growth.
+
+    Raises:
+        SelectorError: No selector matches anything.
+    """
+    found: list[AnyMutation | Refusal] = []
+    misses: list[SelectorError] = []
+    for mutation in policy.candidates:
+        try:
+            found += candidates(traced, [mutation])
+        except SelectorError as error:
+            misses.append(error)
+    if not found:
+        raise misses[0]
+    return found
+
+
 def _check_policy(traced: TracedModel, policy: Policy) -> None:
-    found: tuple[AnyMutation | Refusal, ...] = candidates(traced, policy.candidates)
+    found = _offered(traced, policy)
     refusals = tuple(item for item in found if isinstance(item, Refusal))
     if len(refusals) == len(found):
         raise RefusedError("the policy's candidates fit nowhere in this model:", refusals)

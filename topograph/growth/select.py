@@ -5,6 +5,7 @@ from typing import Any
 
 from topograph.rewrite import Revision, apply, set_step
 from topograph.sensitivity import Score, mean_loss
+from topograph.sensitivity.score import REFERENCE_STEP
 from topograph.sensitivity.tape import Loss
 from topograph.spec import Budget, Fixed, LineSearch, Plan, Selection
 from topograph.topology import Topology
@@ -84,5 +85,6 @@ def _within(value: int, limit: int | None) -> bool:
 
 
 def _worth(score: Score, selection: Selection) -> float:
+    """Return the decrease at the step that makes scores of both orders comparable, per cost."""
     cost = {"nothing": 1, "parameter": score.cost.parameters, "flop": score.cost.flops}
-    return score.value / max(cost[selection.per], 1)
+    return -score.predicted(REFERENCE_STEP) / max(cost[selection.per], 1)

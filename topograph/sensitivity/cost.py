@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from topograph.spec import AddBranch, Bottleneck, ConvBottleneck, InsertLayer, Linear
 from topograph.topology import Node, Topology
+from topograph.topology.model import Dimension
 
 
 class Cost(NamedTuple):
@@ -13,8 +14,14 @@ class Cost(NamedTuple):
     flops: int
 
 
-def cost(mutation: InsertLayer | AddBranch, node: Node) -> Cost:
-    """Return the cost of a mutation at a node; additions and activations are not counted."""
+def cost(mutation: InsertLayer | AddBranch, node: Node, batch: int = 1) -> Cost:
+    """Return the cost of a mutation at a node; additions and activations are not counted.
+
+    Args:
+        mutation: At a single place.
+        node: The node whose value it changes.
+        batch: Samples in a value whose sizes do not name the batch, because it is fixed.
+    """
     if isinstance(mutation, AddBranch):
         return Cost(1, 0)
     channels, positions = node.channels or 0, _positions(node)
@@ -26,7 +33,7 @@ def cost(mutation: InsertLayer | AddBranch, node: Node) -> Cost:
         case ConvBottleneck(units=units, kernel=kernel):
             taps = kernel ** (len(node.axes) - 2)
             weights, others = channels * units * (taps + 1), units
-    return Cost(weights + others, 2 * weights * positions)
+    return Cost(weights + others, 2 * weights * positions // batch)
 
 
 def place_node(mutation: InsertLayer | AddBranch, topology: Topology) -> Node:
@@ -40,6 +47,11 @@ def place_node(mutation: InsertLayer | AddBranch, topology: Topology) -> Node:
 def _positions(node: Node) -> int:
     product = 1
     for size, axis in zip(node.shape or (), node.axes, strict=True):
-        if axis not in ("batch", "channel") and isinstance(size, int):
-            product *= size
+        if axis != "channel":
+            product *= _per_sample(size)
     return product
+
+
+def _per_sample(size: Dimension) -> int:
+    """Return how often a size counts for each sample: 7 for 7 and for "7N", 1 for "N" and "?"."""
+    return size if isinstance(size, int) else int(size.rstrip("N?") or 1)

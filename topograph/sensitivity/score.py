@@ -160,7 +160,9 @@ def _score(
             f"the score of {_place_name(mutation)} is {found.value}; look for infinities in the "
             "probe batches; nothing was changed"
         )
-    spent = cost(mutation, place_node(mutation, traced.topology))
+    assert traced.values is not None  # candidates were resolved on them
+    small, large = traced.values.batches
+    spent = cost(mutation, place_node(mutation, traced.topology), small if small == large else 1)
     return Score(mutation, found.value, found.order, found.direction, spent)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 from topograph.errors import NonFiniteError, ShapeError
 from topograph.spec import At, Between, Place
@@ -69,7 +70,7 @@ def sweep(
             value = loss(tape.run(*arguments(traced, inputs)), target)
             _check_loss(value, count)
             try:
-                value.backward()
+                value.backward(inputs=tape.leaves)  # not into the loss's own parameters
             finally:
                 tape.clear()
             count += 1
@@ -126,12 +127,16 @@ class _Tape(fx.Interpreter):
         self._kept = {probe.state for probe in probes if not isinstance(probe.place, Between)}
         self._states: dict[str, Tensor] = {}
         self._overwritten = _overwritten(traced)
-        self._seen: list[Tensor] = []
+        self.leaves: list[Tensor] = []
 
     def clear(self) -> None:
         """Forget the states of the last batch."""
         self._states.clear()
-        self._seen.clear()
+        self.leaves.clear()
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        given = super().placeholder(target, args, kwargs)
+        return pytree.tree_map_only(Tensor, Tensor.detach, given)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -139,7 +144,7 @@ class _Tape(fx.Interpreter):
             return value
         probes = self._at.get(n.name, [])
         if probes:
-            value = self._own(value, n.name)
+            value = self._own(value, n)
         if n.name in self._kept:
             state = value.detach()
             self._states[n.name] = state.clone() if n.name in self._overwritten else state
@@ -160,7 +165,7 @@ class _Tape(fx.Interpreter):
             probes = self._on.get((n.name, slot), [])
             if not probes:
                 return value
-            value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+            value = value.view_as(value) if value.requires_grad else self._leaf(value)
             state = value.detach()
             if source.name in self._overwritten:
                 state, value = state.clone(), value.clone()
@@ -169,20 +174,23 @@ class _Tape(fx.Interpreter):
 
         return map_arg((n.args, n.kwargs), use)
 
-    def _own(self, value: Tensor, name: str) -> Tensor:
+    def _own(self, value: Tensor, node: fx.Node) -> Tensor:
         """Give a value its own object and a place in the backward pass.
 
         A layer that hands back its input (Identity, dropout in eval) would otherwise share the
         hook, and with it the gradients of the input's other readers.
         """
         if not value.requires_grad:
-            value = value.detach().requires_grad_()
-            if name in self._overwritten:
-                value = value.clone()  # a leaf must not be written to
-        elif any(value is other for other in self._seen):
-            value = value.view_as(value)
-        self._seen.append(value)
+            value = self._leaf(value)
+            return value.clone() if node.name in self._overwritten else value  # leaves stay
+        if any(value is self.env[source] for source in node.all_input_nodes):
+            return value.view_as(value)
         return value
+
+    def _leaf(self, value: Tensor) -> Tensor:
+        """Return a value as a place where the backward pass ends."""
+        self.leaves.append(value.detach().requires_grad_())
+        return self.leaves[-1]
 
     def _hang(
         self, value: Tensor, probes: list[Probe], where: str, state: Tensor | None = None

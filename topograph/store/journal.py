@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -154,6 +155,7 @@ def history_of(connection: sqlite3.Connection, path: Path) -> History:
         try:
             _require_format(connection, path)
             meta = dict(connection.execute("SELECT key, value FROM meta"))
+            model: Any = meta.get("model")  # None is refused by History
             rows = connection.execute("SELECT number, document FROM entries ORDER BY number")
             entries = tuple(_entry(path, number, document) for number, document in rows)
             curve = connection.execute("SELECT step, name, value FROM curve ORDER BY rowid")
@@ -164,7 +166,7 @@ def history_of(connection: sqlite3.Connection, path: Path) -> History:
     _require_chain(entries, path)
     try:
         measured = tuple(Measurement(step=s, name=n, value=v) for s, n, v in points)
-        return History(model=meta.get("model"), entries=entries, curve=measured)
+        return History(model=model, entries=entries, curve=measured)
     except ValidationError as error:
         raise CorruptError(f"{explain(error, str(path))}; {RESTORE}") from None
 

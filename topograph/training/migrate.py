@@ -10,8 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from topograph.errors import MigrationError
 from topograph.rewrite import Revision
+from topograph.topology import Topology
 
 CARRIED_WHOLE = (torch.optim.LBFGS,)  # one state for all parameters together
+MATRICES_ONLY = (torch.optim.Muon,)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def migrate(
 
     Args:
         revision: From `apply`.
-        optimizer: Any but LBFGS; after ``step`` and ``zero_grad``.
+        optimizer: Any but LBFGS; Muon for new matrices only; after ``step`` and ``zero_grad``.
         scheduler: Any of ``torch.optim.lr_scheduler`` on this optimizer.
         ema: An average of the model; it gets the new structure and keeps the averages.
         scaler: The ``GradScaler``, after ``update``.
@@ -82,7 +84,8 @@ def migrate(
     kept: tuple[str, ...] = tuple(path for path in before if path in after)
     dropped = tuple(path for path in before if path not in after)
     if optimizer is not None:
-        kept, dropped = _move(optimizer, before, after, added)
+        grown = _grown(revision.before.topology)
+        kept, dropped = _move(optimizer, before, after, added, grown)
     if ema is not None and average is not None:
         ema.module = average
     return Migration(kept, added, dropped)
@@ -93,6 +96,7 @@ def _move(
     before: Mapping[str, nn.Parameter],
     after: Mapping[str, nn.Parameter],
     added: tuple[str, ...],
+    grown: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     name = type(optimizer).__name__
     if isinstance(optimizer, CARRIED_WHOLE):
@@ -106,6 +110,13 @@ def _move(
         raise MigrationError(
             f"the {name} holds none of the model's parameters; it was made for another model, or "
             "before an earlier change that it was not carried over"
+        )
+    _check_new(optimizer, added, after)
+    lacking = [p for p in grown if p not in held and before[p].requires_grad]
+    if lacking:
+        raise MigrationError(
+            f"the {name} was not carried over an earlier change: it lacks {lacking[:4]}; call "
+            "migrate after every apply, or make a new one from the model's parameters"
         )
     for path in held:
         if path in after and after[path] is not before[path]:
@@ -142,6 +153,25 @@ def _check_state(name: str, path: str, old: Tensor, state: Mapping[str, Any]) ->
                 f"{name} keeps {key!r} of {kind} for {path} {list(old.shape)}; only tensors of the "
                 "parameter's shape and scalars can be carried to another parameter"
             )
+
+
+def _check_new(
+    optimizer: torch.optim.Optimizer, added: tuple[str, ...], after: Mapping[str, nn.Parameter]
+) -> None:
+    others = [path for path in added if after[path].ndim != 2]
+    if others and isinstance(optimizer, MATRICES_ONLY):
+        raise MigrationError(
+            f"{type(optimizer).__name__} trains matrices only, and {others[:4]} are none; insert "
+            "Linear(bias=False), or train the grown model with another optimizer"
+        )
+
+
+def _grown(topology: Topology) -> tuple[str, ...]:
+    """Return the paths of the parameters that earlier changes have added."""
+    if not topology.applied:
+        return ()
+    paths = (p.path for p in topology.parameters if not p.buffer)
+    return tuple(p for p in paths if f"{p.partition('.')[0]}_sum" in topology.by_name)
 
 
 def _check_scaler(scaler: Any, optimizer: torch.optim.Optimizer | None) -> None:
