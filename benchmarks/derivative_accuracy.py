@@ -83,7 +83,7 @@ def changes(traced: tg.TracedModel, block: Any, most: int) -> list[Change]:
     else:
         wanted = [tg.InsertLayer(where=tg.all(), block=block)]
         for edge in shape.edges:
-            if len(shape.users[edge.source]) > 1:
+            if len(shape.users[edge.source]) > 1 and shape.by_name[edge.target].shape:
                 where = tg.between(edge.source, edge.target, edge.slot)
                 wanted.append(tg.InsertLayer(where=where, block=block))
     found = [c for c in tg.candidates(traced, wanted) if not isinstance(c, tg.Refusal)]

@@ -139,22 +139,12 @@ def test_predicted_is_the_change_that_apply_makes():
 
 
 def test_single_precision_gives_the_score_of_double():
-    double, single = make("cnn"), make("cnn", dtype=torch.float32)
-    block = tg.ConvBottleneck(units=2)
+    batches = data("cnn", 2)
     values = []
-    for traced, dtype in ((double, torch.float64), (single, torch.float32)):
-        found = (
-            tg.score(
-                traced, data("cnn", 2, dtype=torch.float64), _cast(dtype), places_of(traced, block)
-            )
-            if dtype is torch.float64
-            else tg.score(
-                traced,
-                [(x.float(), y) for x, y in data("cnn", 2)],
-                _cast(dtype),
-                places_of(traced, block),
-            )
-        )
+    for dtype in (torch.float64, torch.float32):
+        traced = make("cnn", dtype=dtype)
+        cast = [(x.to(dtype), y) for x, y in batches]
+        found = scores_of(traced, cast, tg.ConvBottleneck(units=2))
         values.append({str(s.mutation.where): s.value for s in found})
     assert values[0].keys() == values[1].keys()
     for place, value in values[0].items():

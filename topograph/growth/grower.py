@@ -58,12 +58,14 @@ class Grower:
 
     Example:
         >>> import topograph as tg, torch
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> change = tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=4))
         >>> policy = tg.Policy(trigger=tg.Every(steps=1), candidates=(change,))
         >>> x, y = torch.randn(16, 4), torch.randint(0, 2, (16,))
-        >>> grower = tg.Grower(model, policy, example_inputs=(x,),
-        ...     loss=torch.nn.functional.cross_entropy, optimizer=torch.optim.SGD(model.parameters()))
+        >>> optimizer = torch.optim.SGD(model.parameters())
+        >>> grower = tg.Grower(model, policy, example_inputs=(x,), optimizer=optimizer,
+        ...     loss=nn.functional.cross_entropy)
         >>> len(grower.step(batches=[(x, y)]).plan.changes)
         1
 

@@ -39,10 +39,24 @@ class Revision:
     Parameters that both models have are the same objects, so an optimizer keeps its state and
     training the one trains the other; what was removed stays with `before`.
 
-    Attributes:
+    Args:
         before: The model that the plan was applied to.
         after: The changed model.
         plan: What was applied.
+
+    Raises:
+        TypeError: A field is missing; `apply` makes these.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),))
+        >>> change = tg.InsertLayer(where=tg.all(), block=tg.Linear())
+        >>> revision = tg.apply(traced, tg.plan(traced, [change]))
+        >>> revision.after.topology.parameter_count - revision.before.topology.parameter_count
+        40
+
+    References:
+        https://alembic.sqlalchemy.org/en/latest/tutorial.html
     """
 
     before: TracedModel

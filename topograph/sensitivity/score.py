@@ -26,13 +26,25 @@ SCORERS = ("topological_derivative",)
 class Score:
     """What one candidate would bring, to first non-vanishing order.
 
-    Attributes:
+    Args:
         mutation: The candidate, at one place.
         value: Decrease of the loss per ``step ** order`` along the unit direction.
         order: 2 for a block with an activation, 1 for a single matrix or a gate.
         direction: For each new parameter's path, the leading corner of the unit direction; its
             squares sum to 1 over all of them. `apply` starts the layer there.
         cost: New parameters and FLOPs per sample.
+
+    Raises:
+        TypeError: A field is missing; `score` makes these.
+
+    Example:
+        >>> import topograph as tg
+        >>> change = tg.AddBranch(source="relu", target="head")
+        >>> tg.Score(change, value=2.0, order=1, direction={}, cost=(1, 0)).predicted(0.5)
+        -1.0
+
+    References:
+        Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
     """
 
     mutation: InsertLayer | AddBranch
@@ -89,11 +101,12 @@ def score(
 
     Example:
         >>> import topograph as tg, torch
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> x, y = torch.randn(16, 4), torch.randint(0, 2, (16,))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batch = torch.randn(16, 4), torch.randint(0, 2, (16,))
         >>> change = tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=4))
-        >>> scores = tg.score(tg.trace(model, (x,)), [(x, y)], torch.nn.functional.cross_entropy, [change])
-        >>> scores[0].order
+        >>> traced = tg.trace(model, batch[:1])
+        >>> tg.score(traced, [batch], nn.functional.cross_entropy, [change])[0].order
         2
 
     References:
@@ -110,9 +123,11 @@ def score(
         key = (_place(mutation), _state(mutation), *_kind(found))
         keys.append(key)
         statistics.setdefault(key, found)
-    probes = [Probe(key[0], key[1], listen) for key, listen in statistics.items()]  # type: ignore[arg-type]
+    probes = [Probe(*key[:2], listen) for key, listen in statistics.items()]  # type: ignore[arg-type]
     with Progress(disable=not progress, transient=True) as bar:
-        task = bar.add_task("scoring", total=len(batches) if isinstance(batches, Sequence) else None)
+        task = bar.add_task(
+            "scoring", total=len(batches) if isinstance(batches, Sequence) else None
+        )
         count = sweep(traced, batches, loss, probes, lambda _: bar.advance(task))
     means = {key: s.total / count for key, s in statistics.items() if s.total is not None}
     alive = {
@@ -148,13 +163,11 @@ def _places(
                 )
             )
     if not wanted:
-        raise RefusedError(f"no candidate can be scored ({len(refusals)} refused):", tuple(refusals))
+        raise RefusedError("no candidate can be scored:", tuple(refusals))
     return list(dict.fromkeys(wanted))
 
 
-def _score(
-    traced: TracedModel, mutation: InsertLayer | AddBranch, found: Derivative
-) -> Score:
+def _score(traced: TracedModel, mutation: InsertLayer | AddBranch, found: Derivative) -> Score:
     if not math.isfinite(found.value):
         raise NonFiniteError(
             f"the score of {_place_name(mutation)} is {found.value}; look for infinities in the "

@@ -1,7 +1,7 @@
-"""The tape: states and adjoints of many edges from one pass forward and one backward.
+r"""The tape: states and adjoints of many edges from one pass forward and one backward.
 
 With the loss :math:`J` as it is differentiated, the adjoint of an edge that carries :math:`x` is
-:math:`p = -\\partial J / \\partial x`. Each edge's pair is reduced to a statistic inside the
+:math:`p = -\partial J / \partial x`. Each edge's pair is reduced to a statistic inside the
 backward hook, so that adjoints are never stored.
 """
 
@@ -200,7 +200,7 @@ class _Tape(fx.Interpreter):
         def hook(gradient: Tensor) -> None:
             with torch.no_grad():
                 if not torch.isfinite(gradient.sum()):
-                    raise NonFiniteError(f"the adjoint at {where} is not finite; nothing was changed")
+                    raise NonFiniteError(f"the adjoint at {where} is not finite; look at the loss")
                 for probe, heard in states:
                     probe.listen(heard, gradient.neg())
 

@@ -69,7 +69,7 @@ class Entry(Record):
     manifest_sha256: Sha256
     plan: Plan | None = None
     growth: Growth | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class Measurement(Record):

@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from topograph.tracing.inputs import named_inputs, own_inputs
 from topograph.tracing.leaves import is_leaf, paths_by_module
 from topograph.tracing.sizes import Size, plain
 
@@ -75,7 +76,8 @@ class Recorder(TorchFunctionMode):
     def run(self, arguments: inspect.BoundArguments) -> fx.Graph:
         """Record one call and return the graph."""
         with ONE_AT_A_TIME, self._module_calls(), torch.no_grad():
-            given = self._inputs(arguments)
+            given = own_inputs(arguments)
+            self._placeholders(given)
             self.active = True
             try:
                 with self:
@@ -161,28 +163,24 @@ class Recorder(TorchFunctionMode):
             return Size(value, self._emit("call_method", "size", (node, int(dim)), {}), self)
         return torch.Size([self._size(tensor, size, axis) for axis, size in enumerate(value)])
 
-    def _inputs(self, arguments: inspect.BoundArguments) -> inspect.BoundArguments:
-        """Give every parameter of the signature a placeholder, constants as its default."""
-        for name, value in arguments.arguments.items():
-            kind = arguments.signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                for index, item in enumerate(value):
-                    self._placeholder(f"{name}_{index}", item)
-            elif kind is inspect.Parameter.VAR_KEYWORD:
-                for key, item in value.items():
-                    self._placeholder(key, item)
-            else:
-                self._placeholder(name, value)
-        return arguments
-
-    def _placeholder(self, name: str, value: Any) -> None:
-        if type(value) in CONSTANTS:
-            self.graph.placeholder(name, default_value=value)
-        elif _tensors(value):
-            node = self.graph.placeholder(name)
+    def _placeholders(self, arguments: inspect.BoundArguments) -> None:
+        """Give every input a placeholder; constants are defaults, and so is all behind them."""
+        optional = False
+        for name, value in named_inputs(arguments):
+            if not _tensors(value):
+                self.graph.placeholder(name, default_value=self._default(value))
+                optional = True
+                continue
+            node = self.graph.placeholder(name, **({"default_value": None} if optional else {}))
             self._bind(value, node)
             if isinstance(value, torch.Tensor) and self._first_input is None:
                 self._first_input = node
+
+    def _default(self, value: Any) -> Any:
+        try:
+            return self._argument(value)
+        except _Cannot:
+            return None  # a value of a foreign type; it was read while recording
 
     def _emit(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
         node = self.graph.create_node(op, target, args, kwargs)
@@ -233,19 +231,29 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def _module_calls(self) -> Iterator[None]:
         original, thread, recorder = nn.Module.__call__, threading.get_ident(), self
+        apply = torch.autograd.Function.__dict__["apply"]
+
+        def ours() -> bool:
+            return recorder.active and threading.get_ident() == thread
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             path = recorder._paths.get(id(module))
-            ours = recorder.active and threading.get_ident() == thread
-            if not ours or path is None:
+            if not ours() or path is None:
                 return original(module, *args, **kwargs)
             return recorder._module(original, module, path, args, kwargs)
 
+        def apply_function(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if ours():
+                raise _Cannot(f"calls {function.__name__}, whose own backward no graph can hold")
+            return apply.__get__(None, function)(*args, **kwargs)
+
         nn.Module.__call__ = call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = classmethod(apply_function)  # type: ignore[assignment]
         try:
             yield
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
+            torch.autograd.Function.apply = apply
 
     def _module(self, call: Any, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
         closed = path in self._closed or (is_leaf(module) and path not in self._opened)
@@ -271,15 +279,6 @@ class Recorder(TorchFunctionMode):
             raise Unrecordable(path, reason) from error
         finally:
             self._open.pop()
-
-
-def bind_inputs(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> inspect.BoundArguments:
-    """Return example inputs bound to the signature of a model's forward, defaults filled in."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound
 
 
 def _named_state(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

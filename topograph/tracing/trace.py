@@ -11,10 +11,11 @@ from torch import fx, nn
 from topograph.errors import TopographError, TraceError
 from topograph.topology import Topology
 from topograph.tracing.describe import describe
+from topograph.tracing.inputs import bind_inputs, placeholder_inputs
 from topograph.tracing.modes import differing_owners, merge_modes
 from topograph.tracing.module import Network, build
 from topograph.tracing.preserve import preserved, set_mode
-from topograph.tracing.record import Recorder, Unrecordable, bind_inputs
+from topograph.tracing.record import Recorder, Unrecordable
 from topograph.tracing.symbolic import trace_symbolically
 from topograph.tracing.values import Values, find_values
 from topograph.tracing.verify import compare
@@ -26,14 +27,26 @@ MOST_RESTARTS = 400
 class TracedModel:
     """A model as a graph that still trains: the result of `trace`, `apply` and `undo`.
 
-    Attributes:
+    Args:
         module: An ordinary trainable module, a ``torch.fx.GraphModule`` on the original module
             tree: it has the same parameters (shared with the model), buffers and state keys.
         topology: What it looks like, without torch.
-        inputs: The example inputs by the names of the graph's inputs; empty if there were none.
+        inputs: The example inputs by the names of the model's inputs; empty if there were none.
         values: What every value looks like: shapes at two batch sizes, aliases, writes.
         opaque: Why a submodule stayed closed, by its path.
         notes: Limits of this trace that a user should know.
+
+    Raises:
+        TypeError: A field is missing; `trace` makes these.
+
+    Example:
+        >>> import topograph as tg, torch
+        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8)), (torch.zeros(2, 4),))
+        >>> traced.module(torch.zeros(5, 4)).shape
+        torch.Size([5, 8])
+
+    References:
+        https://docs.pytorch.org/docs/stable/fx.html
     """
 
     module: Network
@@ -82,7 +95,7 @@ def trace(
         >>> import topograph as tg, torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
         >>> [n.shape for n in tg.trace(model, (torch.zeros(2, 4),)).topology.nodes][:2]
-        [('N', 4), ('N', 4 * 2)]
+        [('N', 4), ('N', 8)]
 
     References:
         https://docs.pytorch.org/docs/stable/fx.html
@@ -107,7 +120,7 @@ def trace(
     with preserved(model):
         graph, closed = _record(model, arguments, closed, opened)
     network = build(graph, model, type(model).__name__)
-    inputs = _inputs(graph, arguments)
+    inputs = placeholder_inputs(graph, arguments)
     values = find_values(network, inputs)
     notes = [values.note] if values.note else []
     if not fake:
@@ -202,20 +215,6 @@ def _cannot(
     return TraceError(
         f"{name}.forward itself {error.reason}; move that part into a submodule, which then stays whole"
     )
-
-
-def _inputs(graph: fx.Graph, arguments: inspect.BoundArguments) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in arguments.arguments.items():
-        kind = arguments.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            flat |= {f"{name}_{index}": item for index, item in enumerate(value)}
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            flat |= value
-        else:
-            flat[name] = value
-    placeholders = {node.target for node in graph.find_nodes(op="placeholder")}
-    return {name: value for name, value in flat.items() if name in placeholders}
 
 
 def _hook_notes(model: nn.Module) -> list[str]:

@@ -20,10 +20,21 @@ MATRICES_ONLY = (torch.optim.Muon,)
 class Migration:
     """What happened to each parameter in the optimizer, by its path.
 
-    Attributes:
+    Args:
         kept: Stayed, with their moments and their group.
         added: New, in an existing group, without moments.
         dropped: Gone, with their moments.
+
+    Raises:
+        TypeError: A field is unknown; `migrate` makes these.
+
+    Example:
+        >>> import topograph as tg
+        >>> print(tg.Migration(kept=("weight",), added=("bottleneck_1.reduce.weight",)))
+        1 kept, 1 added, 0 dropped
+
+    References:
+        https://docs.pytorch.org/docs/stable/optim.html
     """
 
     kept: tuple[str, ...] = ()
@@ -77,7 +88,7 @@ def migrate(
     after = dict(revision.after.module.named_parameters())
     added = tuple(path for path in after if path not in before and after[path].requires_grad)
     if scheduler is not None and optimizer is not None and scheduler.optimizer is not optimizer:
-        raise MigrationError("the scheduler drives another optimizer; pass the one it was made with")
+        raise MigrationError("the scheduler drives another optimizer; pass that one instead")
     if scaler is not None:
         _check_scaler(scaler, optimizer)
     average = _grown_average(ema, revision) if ema is not None else None

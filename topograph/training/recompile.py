@@ -52,7 +52,8 @@ def recompile(traced: TracedModel, *, backend: Backend = "eager") -> nn.Module:
         return traced.module
     if backend == "eager":
         return traced.module
-    return torch.compile(traced.module, backend=backend)
+    compiled: nn.Module = torch.compile(traced.module, backend=backend)  # type: ignore[assignment]
+    return compiled
 
 
 def _has_compiler(traced: TracedModel) -> bool:
