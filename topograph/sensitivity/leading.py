@@ -1,15 +1,15 @@
-"""Leading singular triples of many matrices at once."""
+"""The leading singular triple of a matrix."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from topograph.sensitivity.products import Product
+
 SMALL = 48  # below this a full decomposition is the faster one
-EXTRA = 6
-ROUNDS = 12
-TOLERANCE = 1e-4
+MOST_STEPS = 64
+TOLERANCE = 1e-5
 
 
 class Triple(NamedTuple):
@@ -20,47 +20,57 @@ class Triple(NamedTuple):
     right: Tensor
 
 
-def leading_triples(matrices: Mapping[str, Tensor]) -> dict[str, Triple]:
-    r"""Return the leading singular triple of every matrix.
+def leading_triple(matrix: Product) -> Triple:
+    r"""Return the leading singular triple of a matrix that may be a product.
 
-    Matrices of one shape are stacked. Small ones are decomposed; for the others a subspace of a
-    few vectors is iterated, :math:`V \leftarrow \mathrm{qr}(M^T \mathrm{qr}(M V))`, from a fixed
-    start until the leading values stand still, so the random state is not touched. The value is
-    :math:`u^T M v` for the pair that is returned, hence exact for it.
-
-    Args:
-        matrices: ``[rows, columns]`` each, by any name.
+    A small one is decomposed. Otherwise Golub-Kahan bidiagonalisation, with every vector made
+    orthogonal to all earlier ones, from a fixed start: :math:`M V = U B`, until the leading value
+    of the small :math:`B` stands still. The random state is not touched, and the value is
+    :math:`u^T M v` of the pair that is returned, hence exact for it.
 
     References:
-        Halko, Martinsson, Tropp, arXiv:0909.4061.
+        Golub, Kahan, Calculating the singular values and pseudo-inverse of a matrix, 1965.
     """
-    by_shape: dict[tuple[int, int], list[str]] = {}
-    for name, matrix in matrices.items():
-        by_shape.setdefault((matrix.shape[0], matrix.shape[1]), []).append(name)
-    found: dict[str, Triple] = {}
-    for (rows, columns), names in by_shape.items():
-        stack = torch.stack([matrices[name] for name in names])
-        if min(rows, columns) <= SMALL:
-            u, s, vh = torch.linalg.svd(stack, full_matrices=False)
-            left, values, right = u[:, :, 0], s[:, 0], vh[:, 0]
-        else:
-            left, values, right = _iterate(stack)
-        for index, name in enumerate(names):
-            found[name] = Triple(left[index].clone(), values[index].item(), right[index].clone())
-    return {name: found[name] for name in matrices}
-
-
-def _iterate(stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(stack.shape[2], 1 + EXTRA, generator=generator)
-    right = start.to(stack).expand(len(stack), -1, -1)
-    before = stack.new_zeros(len(stack))
-    for _ in range(ROUNDS):
-        left = torch.linalg.qr(stack @ right)[0]
-        right, small = torch.linalg.qr(stack.mT @ left)
-        values = torch.linalg.matrix_norm(small, 2)
-        if bool(((values - before).abs() <= TOLERANCE * values).all()):
+    if min(matrix.shape) <= SMALL:
+        u, s, vh = torch.linalg.svd(matrix.dense(), full_matrices=False)
+        return Triple(u[:, 0], s[0].item(), vh[0])
+    start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0))
+    right = start.to(matrix.factors[0]) / start.norm().item()
+    rights, lefts = [right], []
+    diagonal: list[float] = []
+    above: list[float] = []
+    value, tiny = 0.0, torch.finfo(right.dtype).tiny
+    for _ in range(min(MOST_STEPS, *matrix.shape)):
+        left = _orthogonal(matrix.times(rights[-1]), lefts)
+        diagonal.append(left.norm().item())
+        lefts.append(left / max(diagonal[-1], tiny))
+        before, (value, small_left, small_right) = value, _bidiagonal(diagonal, above)
+        right = _orthogonal(matrix.transposed_times(lefts[-1]), rights)
+        length = right.norm().item()
+        if abs(value - before) <= TOLERANCE * value or length <= tiny:
             break
-        before = values
-    u, s, vh = torch.linalg.svd(small.mT, full_matrices=False)
-    return (left @ u[:, :, :1]).squeeze(-1), s[:, 0], (right @ vh.mT[:, :, :1]).squeeze(-1)
+        above.append(length)
+        rights.append(right / length)
+    u = torch.stack(lefts, 1) @ small_left.to(right)
+    v = torch.stack(rights[: len(lefts)], 1) @ small_right.to(right)
+    u, v = u / u.norm().clamp_min(tiny), v / v.norm().clamp_min(tiny)
+    return Triple(u, torch.dot(u, matrix.times(v)).item(), v)
+
+
+def _orthogonal(vector: Tensor, others: list[Tensor]) -> Tensor:
+    """Return a vector without its parts along others; twice is enough."""
+    if others:
+        basis = torch.stack(others)
+        for _ in range(2):
+            vector = vector - basis.T @ (basis @ vector)
+    return vector
+
+
+def _bidiagonal(diagonal: list[float], above: list[float]) -> tuple[float, Tensor, Tensor]:
+    """Return the leading triple of an upper bidiagonal matrix, in float64."""
+    size = len(diagonal)
+    small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if size > 1:
+        small += torch.diag(torch.tensor(above[: size - 1], dtype=torch.float64), 1)
+    u, s, vh = torch.linalg.svd(small)
+    return s[0].item(), u[:, 0], vh[0]

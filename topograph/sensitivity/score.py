@@ -1,7 +1,7 @@
 """`score`: what each candidate change would bring, from one pass per batch for all together."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,14 +12,17 @@ from topograph.errors import NonFiniteError, RefusedError, SpecError
 from topograph.rewrite import candidates as resolve
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.cost import Cost, cost, place_node
-from topograph.sensitivity.statistics import Statistic
+from topograph.sensitivity.shortcuts import Value, hearing
+from topograph.sensitivity.statistics import Matrix, Statistic
 from topograph.sensitivity.tape import Loss, Probe, sweep
-from topograph.sensitivity.topological_derivative import Derivative, derivatives, statistic
+from topograph.sensitivity.topological_derivative import Derivative, derivative, statistic
 from topograph.spec import AddBranch, At, Between, InsertLayer, Refusal
 from topograph.tracing import TracedModel
 
 REFERENCE_STEP = 0.1  # candidates of first and second order are compared at this step
 SCORERS = ("topological_derivative",)
+Key = tuple[object, ...]
+Lift = Callable[[Value], Value]
 
 
 @dataclass(frozen=True)
@@ -115,27 +118,18 @@ def score(
     if scorer not in SCORERS:
         raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
     wanted = _places(traced, candidates)
-    statistics: dict[tuple[object, ...], Statistic] = {}
-    keys = []
-    for mutation in wanted:
-        found = statistic(mutation)
-        assert not isinstance(found, Refusal)  # `_places` has left them out
-        key = (_place(mutation), _state(mutation), *_kind(found))
-        keys.append(key)
-        statistics.setdefault(key, found)
+    heard = _hearings(traced, wanted)
+    statistics = {key: found for key, found, _ in heard.values()}
     probes = [Probe(*key[:2], listen) for key, listen in statistics.items()]  # type: ignore[arg-type]
     with Progress(disable=not progress, transient=True) as bar:
-        task = bar.add_task(
-            "scoring", total=len(batches) if isinstance(batches, Sequence) else None
-        )
+        total = len(batches) if isinstance(batches, Sequence) else None
+        task = bar.add_task("scoring", total=total)
         count = sweep(traced, batches, loss, probes, lambda _: bar.advance(task))
-    means = {key: s.total / count for key, s in statistics.items() if s.total is not None}
-    alive = {
-        str(index): (mutation, means[key])
-        for index, (mutation, key) in enumerate(zip(wanted, keys, strict=True))
-        if key in means  # an edge that the loss does not depend on has no adjoint
-    }
-    scores = [_score(traced, alive[name][0], found) for name, found in derivatives(alive).items()]
+    scores = []
+    for mutation, (key, _, lift) in heard.items():
+        mean = _mean(statistics[key], count)
+        if mean is not None:  # an edge that the loss does not depend on has no adjoint
+            scores.append(_score(traced, mutation, derivative(mutation, lift(mean))))
     return tuple(sorted(scores, key=lambda s: s.predicted(REFERENCE_STEP)))
 
 
@@ -179,27 +173,46 @@ def _score(traced: TracedModel, mutation: InsertLayer | AddBranch, found: Deriva
     return Score(mutation, found.value, found.order, found.direction, spent)
 
 
-def _place(mutation: InsertLayer | AddBranch) -> At | Between:
-    if isinstance(mutation, AddBranch):
-        return At(node=mutation.target)
-    assert isinstance(mutation.where, At | Between)
-    return mutation.where
+def _hearings(
+    traced: TracedModel, wanted: Sequence[InsertLayer | AddBranch]
+) -> dict[InsertLayer | AddBranch, tuple[Key, Statistic, Lift]]:
+    """Return for each candidate where it listens, with what, and how that becomes its own.
+
+    Candidates with the same key share one statistic.
+    """
+    nodes = {node.name: node for node in traced.module.graph.nodes}
+    heard = {}
+    for mutation in wanted:
+        found = statistic(mutation)
+        assert not isinstance(found, Refusal)  # `_places` has left them out
+        if isinstance(mutation, AddBranch):
+            place, state, lift = At(node=mutation.target), mutation.source, _as_it_is
+        elif isinstance(mutation.where, At):
+            way = hearing(traced, nodes[mutation.where.node], found)
+            place, state, lift = At(node=way.adjoint), way.state, way.lift
+        else:
+            assert isinstance(mutation.where, Between)
+            place, state, lift = mutation.where, mutation.where.source, _as_it_is
+        kind = (type(found).__name__, getattr(found, "norm", None), getattr(found, "kernel", None))
+        heard[mutation] = ((place, state, *kind), found, lift)
+    return heard
 
 
-def _state(mutation: InsertLayer | AddBranch) -> str:
-    place = _place(mutation)
-    if isinstance(mutation, AddBranch):
-        return mutation.source
-    return place.node if isinstance(place, At) else place.source
+def _as_it_is(value: Value) -> Value:
+    return value
 
 
-def _kind(found: Statistic) -> tuple[object, ...]:
-    return (type(found).__name__, getattr(found, "norm", None), getattr(found, "kernel", None))
+def _mean(found: Statistic, count: int) -> Value | None:
+    if isinstance(found, Matrix):
+        product = found.product()
+        return None if product is None else product.scaled(1 / count)
+    return None if found.total is None else found.total / count
 
 
 def _place_name(mutation: InsertLayer | AddBranch) -> str:
     if isinstance(mutation, AddBranch):
         return f"branch {mutation.source} -> {mutation.target}"
-    place = _place(mutation)
+    place = mutation.where
+    assert isinstance(place, At | Between)
     where = f"after {place.node}" if isinstance(place, At) else f"{place.source} -> {place.target}"
     return f"{mutation.block.kind} {where}"

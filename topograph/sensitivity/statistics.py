@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
+from topograph.sensitivity.products import Product
+
 WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
     1: grad.conv1d_weight,
     2: grad.conv2d_weight,
@@ -19,15 +21,16 @@ WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
 class Matrix:
     r"""Accumulates :math:`M = \sum_s p_s \tilde g(x_s)^T` with :math:`\tilde g = [g; 1]`.
 
-    It is :math:`-\partial J / \partial A` of the virtual map :math:`x + A \tilde g(x)` at 0.
+    It is :math:`-\partial J / \partial A` of the virtual map :math:`x + A \tilde g(x)` at 0. While
+    there are so few positions that they take less room than M, they are kept as they are.
 
     Attributes:
         norm: Whether :math:`g` is a LayerNorm without affine part instead of the identity.
-        total: ``[out, in + 1]``, in units of loss; None before the first batch.
     """
 
     norm: bool
-    total: Tensor | None = field(default=None)
+    _rows: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+    _folded: Tensor | None = field(default=None, repr=False)
 
     def __call__(self, state: Tensor, adjoint: Tensor) -> None:
         """Add one batch: ``[..., in]`` and ``[..., out]``, all but the last axis are positions."""
@@ -35,10 +38,28 @@ class Matrix:
         p = wide(adjoint).flatten(0, -2)
         if self.norm:
             x = F.layer_norm(x, x.shape[-1:])
-        if self.total is None:
-            self.total = x.new_zeros(p.shape[1], x.shape[1] + 1)
-        self.total[:, :-1].addmm_(p.T, x)
-        self.total[:, -1] += p.sum(0)
+        self._rows.append((p, x))
+        if 2 * sum(len(rows) for rows, _ in self._rows) > min(p.shape[1], x.shape[1]):
+            self._fold()
+
+    def product(self) -> Product | None:
+        """Return M ``[out, in + 1]``, in units of loss; None before the first batch."""
+        if self._folded is not None:
+            self._fold()
+            return Product((self._folded,))
+        if not self._rows:
+            return None
+        p = torch.cat([rows for rows, _ in self._rows])
+        x = torch.cat([rows for _, rows in self._rows])
+        return Product((p.T, torch.cat([x, x.new_ones(len(x), 1)], 1)))
+
+    def _fold(self) -> None:
+        for p, x in self._rows:
+            if self._folded is None:
+                self._folded = x.new_zeros(p.shape[1], x.shape[1] + 1)
+            self._folded[:, :-1].addmm_(p.T, x)
+            self._folded[:, -1] += p.sum(0)
+        self._rows.clear()
 
 
 @dataclass
@@ -58,15 +79,19 @@ class Convolution:
 
     def __call__(self, state: Tensor, adjoint: Tensor) -> None:
         """Add one batch: ``[N, in, space…]`` and ``[N, out, space…]``."""
-        x = torch.cat([wide(state), wide(state).new_ones(len(state), 1, *state.shape[2:])], 1)
-        p = wide(adjoint)
-        spatial = x.ndim - 2
+        x, p = wide(state), wide(adjoint)
+        spatial, outputs = x.ndim - 2, p.shape[1]
         if self.kernel == 1:
-            found = torch.tensordot(p, x, [[0, *range(2, p.ndim)]] * 2)
-            found = found.reshape(*found.shape, *[1] * spatial)
+            found = torch.bmm(p.flatten(2), x.flatten(2).mT).sum(0)
+            constant = p.flatten(2).sum((0, 2))[:, None]
+            found = torch.cat([found, constant], 1).reshape(outputs, -1, *[1] * spatial)
         else:
-            size = (p.shape[1], x.shape[1], *[self.kernel] * spatial)
-            found = WEIGHT_GRADIENTS[spatial](x, size, p, padding=self.kernel // 2)
+            weight, kernel = WEIGHT_GRADIENTS[spatial], [self.kernel] * spatial
+            padding = self.kernel // 2
+            found = weight(x, (outputs, x.shape[1], *kernel), p, padding=padding)
+            ones, summed = x.new_ones(1, 1, *x.shape[2:]), p.sum(0, keepdim=True)
+            constant = weight(ones, (outputs, 1, *kernel), summed, padding=padding)
+            found = torch.cat([found, constant], 1)
         self.total = found if self.total is None else self.total + found
 
 

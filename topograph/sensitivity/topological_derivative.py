@@ -19,13 +19,13 @@ References:
 """
 
 import math
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from topograph.sensitivity.leading import Triple, leading_triples
+from topograph.sensitivity.leading import Triple, leading_triple
+from topograph.sensitivity.products import Product
 from topograph.sensitivity.statistics import Convolution, Inner, Matrix, Statistic
 from topograph.spec import AddBranch, Bottleneck, ConvBottleneck, InsertLayer, Linear, Refusal
 
@@ -58,40 +58,27 @@ def statistic(mutation: InsertLayer | AddBranch) -> Statistic | Refusal:
     )
 
 
-def derivatives(
-    wanted: Mapping[str, tuple[InsertLayer | AddBranch, Tensor]],
-) -> dict[str, Derivative]:
-    """Return the derivative of every candidate from its statistic.
-
-    Args:
-        wanted: By any name: a mutation, and the mean over batches of its statistic.
-    """
-    matrices = {}
-    for name, (mutation, mean) in wanted.items():
-        if isinstance(mutation, InsertLayer) and not isinstance(mutation.block, Linear):
-            matrices[name] = _unfolded(mutation.block, mean)
-    triples = leading_triples(matrices)
-    found = {}
-    for name, (mutation, mean) in wanted.items():
-        if isinstance(mutation, AddBranch):
-            found[name] = _gate(mean)
-        elif isinstance(mutation.block, Linear):
-            found[name] = _one_matrix(mutation.block, mean)
-        elif isinstance(mutation.block, ConvBottleneck):
-            found[name] = _two_convolutions(mutation.block, triples[name], mean)
-        else:
-            found[name] = _two_matrices(mutation.block, triples[name])
-    return found
+def derivative(mutation: InsertLayer | AddBranch, mean: Product | Tensor) -> Derivative:
+    """Return the derivative of a candidate from the mean over batches of its statistic."""
+    if isinstance(mutation, AddBranch):
+        assert isinstance(mean, Tensor)
+        return _gate(mean)
+    match mutation.block, mean:
+        case Linear() as block, Product():
+            return _one_matrix(block, mean.dense())
+        case Bottleneck() as block, Product():
+            return _two_matrices(block, leading_triple(mean))
+        case ConvBottleneck() as block, Tensor():
+            return _two_convolutions(block, leading_triple(_unfolded(block, mean)), mean)
+    raise TypeError(f"{mutation.block!r} has no statistic of type {type(mean).__name__}")
 
 
-def _unfolded(block: Bottleneck | ConvBottleneck, mean: Tensor) -> Tensor:
+def _unfolded(block: ConvBottleneck, mean: Tensor) -> Product:
     """Return M as a matrix from what the first layer reads to what the last one writes."""
-    if isinstance(block, Bottleneck):
-        return mean
     if block.spatial == "out":
-        return mean.movedim(1, -1).flatten(0, -2)
+        return Product((mean.movedim(1, -1).flatten(0, -2),))
     middle = mean[:, -1].flatten(1)[:, mean[0, 0].numel() // 2]  # a bias has no offset
-    return torch.cat([mean[:, :-1].flatten(1), middle[:, None]], 1)
+    return Product((torch.cat([mean[:, :-1].flatten(1), middle[:, None]], 1),))
 
 
 def _two_matrices(block: Bottleneck, triple: Triple) -> Derivative:
