@@ -1,4 +1,4 @@
-"""Does the topological derivative foretell the change of the loss, as the step goes to zero?
+"""Answers whether the topological derivative foretells the change of the loss at small steps.
 
 In float64, for nets and blocks of every kind: the decrease of the loss at a step `e`, measured
 after `tg.apply`, over the predicted `D e^order`. Two kinds of directions:
@@ -14,22 +14,22 @@ Places are those of `all()` and the single uses of values that are read several 
 and block a seeded sample. Nets are smooth (GELU), but for the rows that say ReLU: behind a kink at
 exactly 0 the derivative is one-sided. GELU and SiLU blocks have an error of first order in the
 step (their second derivative at 0 is not 0), tanh one of second order; "1e-3 both" averages the
-loss at +e and -e, which cancels it. BatchNorm uses its running statistics. Rounding of the loss
-difference sets the floor: about 1e-16 / (D e^order).
+loss at +e and -e, which cancels it. BatchNorm uses its running statistics. Rounding of the outputs
+sets a floor of about 1e-17 / (D e^order), which shows at the step 1e-4 where D is small.
 """
 
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from nets import ConvNet, Mlp, Vit
 from reporting import arguments, report, table
-from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch import Tensor, nn
 from torch.nn import functional as F
+from virtual import Change, Phi, Virtual, product
 
 import topograph as tg
 from topograph.rewrite.blocks import set_start
@@ -37,7 +37,6 @@ from topograph.rewrite.blocks import set_start
 STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4)
 SLOPES = {"tanh": 1.0, "gelu": 0.5, "silu": 0.5}
 DRAWS = 9
-Change = tg.InsertLayer | tg.AddBranch
 
 
 def nets() -> Iterator[tuple[str, nn.Module, Tensor]]:
@@ -56,18 +55,16 @@ def nets() -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 def blocks(images: bool) -> Iterator[tuple[str, Any]]:
     """Yield the blocks that fit a net's values; a branch stands for itself."""
-    if images:
-        for kernel, spatial in ((1, "in"), (3, "in"), (3, "out")):
-            for activation in ("tanh", "gelu"):
-                block = tg.ConvBottleneck(
-                    units=3, kernel=kernel, spatial=spatial, activation=activation
-                )
-                yield f"conv {kernel} {spatial}, {activation}", block
-    else:
-        for activation in ("tanh", "gelu"):
+    for activation in ("tanh", "gelu"):
+        if images:
+            for kernel, spatial in ((1, "in"), (3, "in"), (3, "out")):
+                kind = {"kernel": kernel, "spatial": spatial, "activation": activation}
+                yield f"conv {kernel} {spatial}, {activation}", tg.ConvBottleneck(units=3, **kind)
+        else:
             for norm in (False, True):
                 block = tg.Bottleneck(units=3, activation=activation, norm=norm)
                 yield f"bottleneck {activation}, norm={norm}", block
+    if not images:
         yield "linear", tg.Linear()
     yield "branch gate", None
 
@@ -90,48 +87,9 @@ def changes(traced: tg.TracedModel, block: Any, most: int) -> list[Change]:
     return random.Random(0).sample(found, min(most, len(found)))
 
 
-class Virtual(fx.Interpreter):
-    """Runs a graph with ``x + t * made(x)`` instead of `x` at the place of a change."""
-
-    def __init__(self, traced: tg.TracedModel, change: Change, made: Any) -> None:
-        super().__init__(traced.module, garbage_collect_values=False)
-        self.change, self.made, self.t = change, made, torch.zeros((), requires_grad=True)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(self.change, tg.AddBranch):
-            source = {m.name: kept for m, kept in self.env.items()}.get(self.change.source)
-            return value + self.t * source if n.name == self.change.target else value
-        where = self.change.where
-        return value + self.t * self.made(value) if getattr(where, "node", "") == n.name else value
-
-    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
-        where, slots = getattr(self.change, "where", None), iter(range(10**6))
-        if getattr(where, "target", None) != n.name:
-            return super().fetch_args_kwargs_from_env(n)
-
-        def use(source: fx.Node) -> Any:
-            value = self.env[source]
-            return value + self.t * self.made(value) if next(slots) == where.slot else value
-
-        return map_arg((n.args, n.kwargs), use)
-
-
-def product(block: Any, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return ``W2 (W1 g(x) + b1)``: the block without its activation."""
-    if isinstance(block, tg.Linear):
-        return F.linear(x, phi["linear.weight"], phi.get("linear.bias"))
-    first, bias, last = phi["reduce.weight"], phi["reduce.bias"], phi["expand.weight"]
-    if isinstance(block, tg.ConvBottleneck):
-        hidden = F.conv2d(x, first, bias, padding=first.shape[-1] // 2)
-        return F.conv2d(hidden, last, padding=last.shape[-1] // 2)
-    x = F.layer_norm(x, x.shape[-1:]) if block.norm else x
-    return F.linear(F.linear(x, first, bias), last)
-
-
 def oracle(
     traced: tg.TracedModel, change: Change, layers: nn.Module, x: Tensor, y: Tensor
-) -> tuple[dict[str, Tensor], float]:
+) -> tuple[Phi, float]:
     """Return a typical random unit direction and its derivative, by autograd alone."""
     block = getattr(change, "block", None)
     slope = SLOPES.get(getattr(block, "activation", ""), 1.0)
@@ -149,20 +107,24 @@ def oracle(
 
 
 def errors(
-    network: nn.Module, layers: nn.Module, phi: Mapping[str, Tensor], rate: float, order: int,
-    x: Tensor, y: Tensor,
-) -> list[float]:  # fmt: skip
+    network: nn.Module, layers: nn.Module, phi: Phi, rate: float, order: int, x: Tensor, y: Tensor
+) -> list[float]:
     """Return |measured / predicted - 1| at every step, then at 1e-3 from both sides."""
 
-    def loss(step: float) -> float:
+    def output(step: float) -> Tensor:
         set_start(layers, phi, step)
         with torch.no_grad():
-            return F.cross_entropy(network(x), y).item()
+            return network(x)
 
-    start = loss(0.0)
-    found = [abs((start - loss(e)) / (rate * e**order) - 1) for e in STEPS]
-    down, up = loss(1e-3), loss(-1e-3)
-    both = (2 * start - down - up) / 2 if order == 2 else (up - down) / 2
+    start = output(0.0)
+
+    def decrease(step: float) -> float:
+        moved = output(step) - start  # the loss itself would lose digits: log1p and expm1 do not
+        grown = torch.log1p((start.softmax(1) * torch.expm1(moved)).sum(1))
+        return (moved.gather(1, y[:, None])[:, 0] - grown).mean().item()
+
+    found = [abs(decrease(e) / (rate * e**order) - 1) for e in STEPS]
+    both = (decrease(1e-3) + (-1) ** order * decrease(-1e-3)) / 2
     return [*found, abs(both / (rate * 1e-3**order) - 1)]
 
 
@@ -186,19 +148,19 @@ def main() -> None:
                 revision = tg.apply(traced, plan, directions=[score], step=STEPS[0])
                 network = revision.after.module.eval()
                 layers = network.get_submodule(plan.changes[0].name)
+                drawn = oracle(traced, change, layers, x, y)
                 rest = (score.order, x, y)
-                found["leading"].append(
-                    errors(network, layers, score.direction, score.value, *rest)
-                )
-                phi, rate = oracle(traced, change, layers, x, y)
-                found["random"].append(errors(network, layers, phi, rate, *rest))
-            for direction, values in found.items():
-                columns = [f"{statistics.median(c):.0e} / {max(c):.0e}" for c in zip(*values, strict=True)]
-                rows.append((name, title, direction, len(values), *columns))
+                for kind, way in (("leading", (score.direction, score.value)), ("random", drawn)):
+                    found[kind].append(errors(network, layers, *way, *rest))
+            for kind, values in found.items():
+                each = [
+                    f"{statistics.median(c):.0e} / {max(c):.0e}" for c in zip(*values, strict=True)
+                ]
+                rows.append((name, title, kind, len(values), *each))
     configuration = (
         "float64, cross entropy, eval mode, blocks of 3 units. Columns: step; entries: median / "
-        f"worst |measured / predicted - 1| over the places, at most {most} of a net and block. "
-        "\"1e-3 both\": mean of the steps 1e-3 and -1e-3."
+        f"worst |measured / predicted - 1| over the places, at most {most} of a net and block; "
+        "`1e-3 both`: the mean of the steps 1e-3 and -1e-3."
     )
     header = ["net", "block", "direction", "places", *(f"{e:.0e}" for e in STEPS), "1e-3 both"]
     title = "Predicted against measured change of the loss"

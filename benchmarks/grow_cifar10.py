@@ -1,4 +1,4 @@
-"""Is a network that grows while it trains better than its fixed rivals at equal wall-clock?
+"""Answers whether a net that grows while it trains beats fixed rivals at equal wall-clock.
 
 On CIFAR-10, from `--data` (cifar10_train.npz and cifar10_test.npz: ``jpeg`` bytes, ``offsets``,
 ``labels``). Three arms with one seed, one order of the data, one augmentation (crop and flip):
@@ -16,7 +16,6 @@ not counted for any arm. "best" is chosen on the test set and shown only for com
 import argparse
 import copy
 import csv
-import io
 import math
 import statistics
 import time
@@ -25,10 +24,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from cifar10 import augmented, read
 from nets import ConvNet
-from PIL import Image
 from reporting import RESULTS, arguments, report, table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,32 +34,7 @@ from torch.nn import functional as F
 import topograph as tg
 
 BATCH = 128
-MEAN = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
-SPREAD = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
-
-
-def read(path: Path, limit: int) -> tuple[Tensor, Tensor]:
-    """Return normalised images [N, 3, 32, 32] and labels [N]."""
-    with np.load(path) as stored:
-        jpeg, offsets, labels = stored["jpeg"].tobytes(), stored["offsets"], stored["labels"]
-    count = min(limit, len(labels))
-    rows = [jpeg[offsets[i] : offsets[i + 1]] for i in range(count)]
-    images = np.stack([np.asarray(Image.open(io.BytesIO(row))) for row in rows])
-    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
-    return (scaled - MEAN) / SPREAD, torch.from_numpy(labels[:count].astype(np.int64))
-
-
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return random crops of the padded images, half of them flipped."""
-    count = len(images)
-    shift = torch.randint(0, 9, (2, count, 1), generator=generator)
-    rows, columns = shift + torch.arange(32)
-    flip = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.where(flip, columns.flip(1), columns)
-    padded = F.pad(images, (4, 4, 4, 4))
-    every = torch.arange(count)[:, None, None]
-    crops = padded.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]]
-    return crops.permute(0, 3, 1, 2).contiguous()
+Data = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -79,9 +52,6 @@ class Arm:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
 
-Data = dict[str, tuple[Tensor, Tensor]]
-
-
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of images that are classified rightly."""
     model.eval()
@@ -93,10 +63,12 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (torch.stack(right).sum() / len(labels)).item()
 
 
-def train(arm: Arm, optimizer: torch.optim.Optimizer, data: Data, seconds: float, rate: float) -> Arm:
+def train(
+    arm: Arm, optimizer: torch.optim.Optimizer, data: Data, seconds: float, rate: float
+) -> Arm:
     """Train until the time is up; evaluation stops the clock."""
     images, labels = data["train"]
-    probe = [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, 4 * BATCH, BATCH)]
+    probe = list(zip(images[:256].split(64), labels[:256].split(64), strict=True))
     generator = torch.Generator().manual_seed(arm.seed)
     losses: list[float] = []
     while arm.spent < seconds:
@@ -144,17 +116,13 @@ def arms(seed: int, data: Data, options: argparse.Namespace) -> list[Arm]:
     start = ConvNet(options.widths, options.pairs)
     make = partial(torch.optim.AdamW, lr=options.rate, weight_decay=0.05)
     block = tg.ConvBottleneck(units=options.units, kernel=3)
-    policy = tg.Policy(
-        trigger=tg.Every(steps=options.every),
-        candidates=tuple(tg.InsertLayer(where=tg.after(op=op), block=block) for op in ("add", "relu")),
-        budget=tg.Budget(revisions=options.revisions),
-    )
-    small = copy.deepcopy(start)
+    wanted = [tg.InsertLayer(where=tg.after(op=op), block=block) for op in ("add", "relu")]
+    when, budget = tg.Every(steps=options.every), tg.Budget(revisions=options.revisions)
+    policy = tg.Policy(trigger=when, candidates=tuple(wanted), budget=budget)
+    small, example = copy.deepcopy(start), (data["train"][0][:2],)
     optimizer = make(small.parameters())
-    example = data["train"][0][:2]
-    grower = tg.Grower(
-        small, policy, example_inputs=(example,), loss=F.cross_entropy, optimizer=optimizer
-    )
+    given = {"loss": F.cross_entropy, "optimizer": optimizer}
+    grower = tg.Grower(small, policy, example_inputs=example, **given)
     grown = Arm("grown", seed, grower.model, grower)
     train(grown, optimizer, data, options.seconds, options.rate)
     done = [grown]
@@ -168,20 +136,20 @@ def cells(arm: Arm) -> tuple[object, ...]:
     """Return one row of the table."""
     size = sum(p.numel() for p in arm.model.parameters())
     growths = arm.grower.growths if arm.grower is not None else 0
-    last, best = arm.curve[-1][1], max(value for _, value in arm.curve)
     times = f"{arm.epochs:.1f}", f"{arm.spent:.1f}", growths, f"{arm.growing:.2f}"
-    scores = f"{last:.4f}", f"{best:.4f}", f"{arm.train_loss:.4f}"
+    values = [value for _, value in arm.curve]
+    scores = f"{values[-1]:.4f}", f"{max(values):.4f}", f"{arm.train_loss:.4f}"
     return (arm.name, arm.seed, f"{size:,}", *times, *scores)
 
 
-def options_of() -> argparse.Namespace:
+def parsed() -> argparse.Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=100.0, help="of every arm")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--widths", type=int, nargs="+", default=[12, 24, 48])
+    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--pairs", type=int, default=1, help="residual pairs of a stage")
     parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--every", type=int, default=4, help="epochs from one growth to the next")
@@ -194,7 +162,7 @@ def options_of() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = options_of()
+    options = parsed()
     paths = {split: options.data / f"cifar10_{split}.npz" for split in ("train", "test")}
     if missing := [path.name for path in paths.values() if not path.is_file()]:
         print(f"skipped: no {' and no '.join(missing)} in the folder given by --data")
@@ -208,26 +176,23 @@ def main() -> None:
     for arm in done:
         finals[arm.name].append(arm.curve[-1][1])
     for name, values in finals.items():
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        result = f"{statistics.fmean(values):.4f} ± {spread:.4f}"
-        rows.append((f"{name}, mean", "all", "", "", "", "", "", result, "", ""))
-    header = ["arm", "seed", "parameters", "epochs", "seconds", "growths", "in growth s"]
-    header += ["test accuracy", "best", "train loss"]
+        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        result = f"{statistics.fmean(values):.4f}{spread}"
+        rows.append((f"{name}, mean", "all", *[""] * 5, result, "", ""))
+    header = "arm,seed,parameters,epochs,seconds,growths,in growth s,test accuracy,best,train loss"
     configuration = (
         f"{len(data['train'][1]):,} training and {len(data['test'][1]):,} test images, batch "
-        f"{BATCH}, AdamW (weight decay 0.05), cosine from {options.rate:g}; residual BatchNorm net, "
-        f"widths {options.widths}, {options.pairs} pair(s) a stage; {options.revisions} growths "
-        f"{options.every} epochs apart of ConvBottleneck(units={options.units}, kernel=3), line "
+        f"{BATCH}, AdamW (weight decay 0.05), cosine from {options.rate:g}; residual BatchNorm "
+        f"net, widths {options.widths}, {options.pairs} pairs a stage; {options.revisions} "
+        f"growths {options.every} epochs apart of ConvBottleneck(units={options.units}) by line "
         "search. Mean ± standard deviation over seeds. Train loss: mean over the last epoch."
     )
-    title = "Growing on CIFAR-10 at equal wall-clock"
-    report(__file__, title, configuration, table(header, rows), not options.no_write)
-    if not options.no_write:
+    write, title = not options.no_write, "Growing on CIFAR-10 at equal wall-clock"
+    report(__file__, title, configuration, table(header.split(","), rows), write)
+    if write:
         with (RESULTS / "grow_cifar10.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["arm", "seed", "seconds", "test accuracy"])
-            for arm in done:
-                writer.writerows((arm.name, arm.seed, f"{t:.2f}", f"{a:.4f}") for t, a in arm.curve)
+            lines = [(a.name, a.seed, f"{t:.2f}", f"{v:.4f}") for a in done for t, v in a.curve]
+            csv.writer(file).writerows([("arm", "seed", "seconds", "test accuracy"), *lines])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The networks that the benchmarks share; `activation` makes one layer, e.g. ``nn.ReLU``."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Dense(nn.Module):
         self.linear, self.act, self.residual = nn.Linear(width, width), activation(), residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the value for a batch."""
         made = self.act(self.linear(normed(x, self.norm)))
         return x + made if self.residual else made
 
@@ -45,6 +47,7 @@ class Mlp(nn.Module):
         self.layers, self.head = nn.Sequential(*layers), nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the value for a batch."""
         return self.head(self.layers(self.stem(x)))
 
 
@@ -67,6 +70,7 @@ class Pair(nn.Module):
                 self.shortcut.append(nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the value for a batch."""
         made = self.act1(normed(self.conv1(x), self.norm1))
         made = normed(self.conv2(made), self.norm2)
         return self.act2(made + self.shortcut(x) if self.residual else made)
@@ -90,14 +94,12 @@ class ConvNet(nn.Module):
         self.act = activation()
         before = [widths[0], *(w for w in widths for _ in range(pairs))]
         self.pairs = nn.Sequential(
-            *(
-                Pair(a, b, activation, residual, norm)
-                for a, b in zip(before, before[1:], strict=False)
-            )
+            *(Pair(a, b, activation, residual, norm) for a, b in itertools.pairwise(before))
         )
         self.head = nn.Linear(widths[-1], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the value for a batch."""
         return self.head(self.pairs(self.act(normed(self.stem(x), self.norm))).mean((2, 3)))
 
 
@@ -110,6 +112,7 @@ class Attention(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the value for a batch."""
         n, t, c = x.shape
         q, k, v = (
             part.reshape(n, t, self.heads, c // self.heads).transpose(1, 2)
@@ -132,6 +135,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the value for a batch."""
         x = x + self.attention(self.norm1(x))
         return x + self.down(self.act(self.up(self.norm2(x))))
 
@@ -156,5 +160,6 @@ class Vit(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the value for a batch."""
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.position.weight
         return self.head(self.norm(self.blocks(tokens)).mean(1))

@@ -1,4 +1,4 @@
-"""What does scoring every place cost, against one training step?
+"""Answers what scoring every place costs, against one training step.
 
 `tg.score` finds the topological derivative of all candidates of `InsertLayer(where=all())` from one
 pass. Each row times it on one batch against one plain training step (forward, backward, AdamW step,

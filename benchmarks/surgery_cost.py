@@ -1,4 +1,4 @@
-"""What does one insert cost, and what do a hundred in one plan, on chains of growing length?
+"""Answers what one insert costs, and a hundred in one plan, on chains of growing length.
 
 On chains of alternating Linear(8, 8) and ReLU, the times of `tg.plan` and `tg.apply` are taken for
 one insert in the middle and for a hundred (fifty on the shortest chain too) at distinct, evenly

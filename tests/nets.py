@@ -125,12 +125,13 @@ def make(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> tg.
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     factory, shape = SHAPES[name]
-    model = factory().to(dtype)
+    model = factory()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.normal_(module.running_mean)
-    traced = tg.trace(model, (torch.randn(2, *shape, dtype=dtype),))
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.bias, 0.2, 1.0)  # most of what a ReLU gets is alive
+    traced = tg.trace(model.to(dtype), (torch.randn(2, *shape, dtype=dtype),))
     torch.random.set_rng_state(generator_state)
     return traced
 

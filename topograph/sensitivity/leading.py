@@ -36,7 +36,8 @@ def leading_triple(matrix: Product) -> Triple:
         return Triple(u[:, 0], s[0].item(), vh[0])
     start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0))
     right = start.to(matrix.factors[0]) / start.norm().item()
-    rights, lefts = [right], []
+    rights: list[Tensor] = [right]
+    lefts: list[Tensor] = []
     diagonal: list[float] = []
     above: list[float] = []
     value, tiny = 0.0, torch.finfo(right.dtype).tiny

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rich.progress import Progress
 from torch import Tensor
@@ -16,13 +16,20 @@ from topograph.sensitivity.shortcuts import Value, hearing
 from topograph.sensitivity.statistics import Matrix, Statistic
 from topograph.sensitivity.tape import Loss, Probe, sweep
 from topograph.sensitivity.topological_derivative import Derivative, derivative, statistic
-from topograph.spec import AddBranch, At, Between, InsertLayer, Refusal
+from topograph.spec import AddBranch, At, Between, InsertLayer, Place, Refusal
 from topograph.tracing import TracedModel
 
 REFERENCE_STEP = 0.1  # candidates of first and second order are compared at this step
 SCORERS = ("topological_derivative",)
-Key = tuple[object, ...]
 Lift = Callable[[Value], Value]
+
+
+class Source(NamedTuple):
+    """Where a statistic is taken and of what kind it is; candidates of one source share it."""
+
+    place: Place
+    state: str
+    kind: tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -119,15 +126,15 @@ def score(
         raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
     wanted = _places(traced, candidates)
     heard = _hearings(traced, wanted)
-    statistics = {key: found for key, found, _ in heard.values()}
-    probes = [Probe(*key[:2], listen) for key, listen in statistics.items()]  # type: ignore[arg-type]
+    statistics = {source: found for source, found, _ in heard.values()}
+    probes = [Probe(source.place, source.state, s) for source, s in statistics.items()]
     with Progress(disable=not progress, transient=True) as bar:
         total = len(batches) if isinstance(batches, Sequence) else None
         task = bar.add_task("scoring", total=total)
         count = sweep(traced, batches, loss, probes, lambda _: bar.advance(task))
     scores = []
-    for mutation, (key, _, lift) in heard.items():
-        mean = _mean(statistics[key], count)
+    for mutation, (source, _, lift) in heard.items():
+        mean = _mean(statistics[source], count)
         if mean is not None:  # an edge that the loss does not depend on has no adjoint
             scores.append(_score(traced, mutation, derivative(mutation, lift(mean))))
     return tuple(sorted(scores, key=lambda s: s.predicted(REFERENCE_STEP)))
@@ -175,26 +182,24 @@ def _score(traced: TracedModel, mutation: InsertLayer | AddBranch, found: Deriva
 
 def _hearings(
     traced: TracedModel, wanted: Sequence[InsertLayer | AddBranch]
-) -> dict[InsertLayer | AddBranch, tuple[Key, Statistic, Lift]]:
-    """Return for each candidate where it listens, with what, and how that becomes its own.
-
-    Candidates with the same key share one statistic.
-    """
+) -> dict[InsertLayer | AddBranch, tuple[Source, Statistic, Lift]]:
+    """Return for each candidate where it listens, with what, and how that becomes its own."""
     nodes = {node.name: node for node in traced.module.graph.nodes}
-    heard = {}
+    heard: dict[InsertLayer | AddBranch, tuple[Source, Statistic, Lift]] = {}
     for mutation in wanted:
         found = statistic(mutation)
         assert not isinstance(found, Refusal)  # `_places` has left them out
+        kind = (type(found), getattr(found, "norm", None), getattr(found, "kernel", None))
         if isinstance(mutation, AddBranch):
-            place, state, lift = At(node=mutation.target), mutation.source, _as_it_is
+            source = Source(At(node=mutation.target), mutation.source, kind)
+            heard[mutation] = (source, found, _as_it_is)
         elif isinstance(mutation.where, At):
             way = hearing(traced, nodes[mutation.where.node], found)
-            place, state, lift = At(node=way.adjoint), way.state, way.lift
+            heard[mutation] = (Source(At(node=way.adjoint), way.state, kind), found, way.lift)
         else:
             assert isinstance(mutation.where, Between)
-            place, state, lift = mutation.where, mutation.where.source, _as_it_is
-        kind = (type(found).__name__, getattr(found, "norm", None), getattr(found, "kernel", None))
-        heard[mutation] = ((place, state, *kind), found, lift)
+            source = Source(mutation.where, mutation.where.source, kind)
+            heard[mutation] = (source, found, _as_it_is)
     return heard
 
 

@@ -72,7 +72,8 @@ def _layer(traced: TracedModel, node: fx.Node) -> tuple[nn.Module | None, str | 
     if node.op != "call_module" or len(node.all_input_nodes) != 1 or node.kwargs:
         return None, None
     layer = traced.module.get_submodule(str(node.target))
-    return (None, None) if layer._forward_hooks else (layer, node.all_input_nodes[0].name)
+    hooked = layer._forward_hooks or layer._forward_pre_hooks  # it may compute something else
+    return (None, None) if hooked else (layer, node.all_input_nodes[0].name)
 
 
 def _plain(statistic: Statistic) -> bool:

@@ -16,6 +16,8 @@ WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
     3: grad.conv3d_weight,
 }
 
+CACHED = 2**20  # bytes; a weight gradient is fastest in parts of this size
+
 
 @dataclass
 class Matrix:
@@ -88,7 +90,10 @@ class Convolution:
         else:
             weight, kernel = WEIGHT_GRADIENTS[spatial], [self.kernel] * spatial
             padding = self.kernel // 2
-            found = weight(x, (outputs, x.shape[1], *kernel), p, padding=padding)
+            size = (outputs, x.shape[1], *kernel)
+            rows = max(1, CACHED // (x[0].numel() * x.element_size()))
+            parts = zip(x.split(rows), p.split(rows), strict=True)
+            found = torch.stack([weight(a, size, b, padding=padding) for a, b in parts]).sum(0)
             ones, summed = x.new_ones(1, 1, *x.shape[2:]), p.sum(0, keepdim=True)
             constant = weight(ones, (outputs, 1, *kernel), summed, padding=padding)
             found = torch.cat([found, constant], 1)

@@ -1,6 +1,7 @@
 """Find the places that a selector means."""
 
 import difflib
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from topograph.errors import SelectorError
@@ -20,29 +21,35 @@ def places(selector: AnySelector, topology: Topology) -> tuple[Place, ...]:
     Raises:
         SelectorError: Nothing matches; the message shows the nearest names.
     """
-    nodes = [node for node in topology.nodes if node.kind != "output"]
+    nodes = (node for node in topology.nodes if node.kind != "output")
     match selector:
         case At(node=name):
-            found: list[Place] = [At(node=node.name) for node in nodes if node.name == name]
-            _some(found, f"no node is called {name!r}", name, [node.name for node in nodes])
+            node = topology.by_name.get(name)
+            if node is None or node.kind == "output":
+                raise _miss(f"no node is called {name!r}", name, topology.by_name)
+            return (selector,)
         case Named(pattern=pattern):
             found = [
-                At(node=node.name)
+                node
                 for node in nodes
                 if fnmatchcase(node.name, pattern) or fnmatchcase(node.target, pattern)
             ]
-            known = [name for node in nodes for name in (node.name, node.target)]
-            _some(found, f"no node's name or module path matches {pattern!r}", pattern, known)
+            if not found:
+                names = [name for node in topology.nodes for name in (node.name, node.target)]
+                raise _miss(f"no node's name or module path matches {pattern!r}", pattern, names)
         case After(op=op):
             wanted = canonical_operation(op)
-            found = [At(node=node.name) for node in nodes if node.op == wanted]
-            _some(found, f"no node has the operation {op!r}", wanted, [n.op for n in nodes])
+            found = [node for node in nodes if node.op == wanted]
+            if not found:
+                operations = [node.op for node in topology.nodes]
+                raise _miss(f"no node has the operation {op!r}", wanted, operations)
         case Between():
-            found = list(_edges(selector, topology))
+            return tuple(_edges(selector, topology))
         case Everywhere():
-            found = [At(node=node.name) for node in nodes if node.channels is not None]
-            _some(found, "no node has a value with a certain channel axis", "", [])
-    return tuple(found)
+            found = [node for node in nodes if node.channels is not None]
+            if not found:
+                raise _miss("no node has a value with a certain channel axis", "", [])
+    return tuple(At(node=node.name) for node in found)
 
 
 def canonical_operation(name: str) -> str:
@@ -53,7 +60,7 @@ def canonical_operation(name: str) -> str:
 def _edges(selector: Between, topology: Topology) -> list[Between]:
     for name in (selector.source, selector.target):
         if name not in topology.by_name:
-            _some([], f"no node is called {name!r}", name, list(topology.by_name))
+            raise _miss(f"no node is called {name!r}", name, topology.by_name)
     uses = [e for e in topology.edges if (e.source, e.target) == (selector.source, selector.target)]
     if not uses:
         readers = ", ".join(topology.users[selector.source]) or "nothing"
@@ -74,10 +81,9 @@ def _edges(selector: Between, topology: Topology) -> list[Between]:
     ]
 
 
-def _some(found: list[Place], problem: str, wanted: str, known: list[str]) -> None:
-    if found:
-        return
+def _miss(problem: str, wanted: str, known: Iterable[str]) -> SelectorError:
+    """Return the error for a selector that matches nothing, with the nearest names."""
     names = list(dict.fromkeys(known))
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or names[:6]
     hint = f"; nearest: {', '.join(near)}" if near else ""
-    raise SelectorError(f"{problem}{hint}; `inspect` lists all nodes")
+    return SelectorError(f"{problem}{hint}; `inspect` lists all nodes")

@@ -119,7 +119,7 @@ class Run:
             >>> tg.Run.open("no/such/run")
             Traceback (most recent call last):
                 ...
-            topograph.errors.StoreError: no/such/run: the run directory does not exist; ...
+            topograph.errors.StoreError: no/such/run: the run directory does not exist; check the path
 
         References:
             https://man7.org/linux/man-pages/man2/flock.2.html
