@@ -1,18 +1,18 @@
 """The front door of the command line: light, so that ``--help`` loads neither torch nor POT."""
 
-import json
 import sys
-from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from topograph.cli.output import console, errors, write_text
-from topograph.errors import SpecError, TopographError
+from topograph import __version__
+from topograph.cli.failing import exit_code
+from topograph.cli.options import Base, Data, Format, Inputs, Json, Model, RunFolder
+from topograph.cli.output import say, show, write, write_text
+from topograph.errors import SpecError
 from topograph.report import (
     diff_dot,
     diff_mermaid,
@@ -21,41 +21,22 @@ from topograph.report import (
     render_diff,
     render_history,
 )
-from topograph.spec import Policy, schema
-from topograph.spec.schemas import SCHEMAS
+from topograph.spec import Policy
+from topograph.spec.schemas import SCHEMAS, schema, text
 from topograph.topology import Topology, diff
+
+LOOK, CHANGE, GROW, DOCUMENTS = "Look", "Change", "Grow", "Documents"
 
 app = typer.Typer(
     help="Edit neural networks the way Terraform edits infrastructure.",
-    epilog="Errors exit with 2 and say what to do next; nothing is changed then.",
+    epilog="An error is one message on stderr and exit code 2; nothing is changed then.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 policy_app = typer.Typer(help="Growth policies.", no_args_is_help=True)
-app.add_typer(policy_app, name="policy")
-
-Model = Annotated[str, typer.Argument(help="Where the model comes from: pkg.mod:make_model")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option("--input", help="Shape of an input, e.g. 2,3,32,32 or 2,16:int64; repeat for more"),
-]
-Data = Annotated[
-    str | None,
-    typer.Option("--data", help="pkg.mod:probe, a function that returns batches (inputs, target)"),
-]
-RunFolder = Annotated[Path, typer.Argument(help="The run directory, e.g. runs/a")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
-
-
-class Format(StrEnum):
-    """How a difference is written."""
-
-    text = "text"
-    json = "json"
-    html = "html"
-    dot = "dot"
-    mermaid = "mermaid"
+app.add_typer(policy_app, name="policy", rich_help_panel=DOCUMENTS)
 
 
 def torch_side(name: str) -> ModuleType:
@@ -63,17 +44,23 @@ def torch_side(name: str) -> ModuleType:
     return import_module(f"topograph.cli.{name}")
 
 
-@app.command()
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"topograph {__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=GROW)
 def demo(
     run: Annotated[Path, typer.Option(help="Where the run is kept")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs to train")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and batches")] = 0,
 ) -> None:
-    """Grow a small network on bundled digits; writes report.html into the run."""
+    """Grow a small network on bundled digits and write a report."""
     torch_side("demo").demo(run, epochs, seed)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def inspect(
     model: Model,
     shapes: Inputs = None,
@@ -82,43 +69,48 @@ def inspect(
     output: Annotated[Path | None, typer.Option("-o", help="Write the topology as JSON")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a model looks like: nodes, shapes, axes, parameters, FLOPs."""
+    """Print a model's nodes, shapes, axes, parameters and FLOPs."""
     torch_side("models").inspect(model, shapes or [], data, html, output, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def score(
     model: Model,
     data: Annotated[str, typer.Option(help="pkg.mod:probe, returns batches (inputs, target)")],
-    loss: Annotated[str, typer.Option(help="cross_entropy, mse_loss, …, or pkg.mod:loss")],
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse_loss … or pkg.mod:loss")],
     where: Annotated[
         str, typer.Option(help="all, after:relu, named:layer2.*, at:relu_1, between:a,b")
     ] = "all",
-    block: Annotated[str, typer.Option(help="bottleneck, conv_bottleneck or linear")] = "bottleneck",
-    units: Annotated[int, typer.Option(min=1, help="Width of the block's hidden layer")] = 16,
+    block: Annotated[str, typer.Option(help="bottleneck, conv_bottleneck, linear")] = "bottleneck",
+    units: Annotated[int, typer.Option(min=1, help="Width of its hidden layer")] = 16,
     top: Annotated[int, typer.Option(min=1, help="How many to print")] = 10,
+    output: Annotated[Path | None, typer.Option("-o", help="Write them as mutations")] = None,
+    run: Base = None,
     as_json: Json = False,
 ) -> None:
     """Score where a new layer would lower the loss most."""
-    torch_side("models").score(model, data, loss, where, block, units, top, as_json)
+    torch_side("models").score(model, data, loss, where, block, units, top, output, run, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=CHANGE)
 def plan(
     model: Model,
-    mutations: Annotated[Path, typer.Argument(help="JSON: one mutation, or a list of them")],
+    mutations: Annotated[Path, typer.Argument(help="JSON file: one mutation, or a list")],
     output: Annotated[Path | None, typer.Option("-o", help="Write the plan as JSON")] = None,
     shapes: Inputs = None,
     data: Data = None,
-    run: Annotated[Path | None, typer.Option(help="Plan on top of this run's last revision")] = None,
+    run: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Print what mutations would change. Exits with 0 for no change, 2 for changes."""
+    """Print what mutations would change.
+
+    Exits with 0 for no change, 2 for changes (and for errors, which print no plan).
+    """
     changes = torch_side("models").plan(model, mutations, output, shapes or [], data, run, as_json)
     raise typer.Exit(2 if changes else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=CHANGE)
 def apply(
     model: Model,
     plan: Annotated[Path, typer.Argument(help="A plan written by `topograph plan -o`")],
@@ -126,33 +118,41 @@ def apply(
     shapes: Inputs = None,
     data: Data = None,
 ) -> None:
-    """Carry out a saved plan and keep the revision in a run directory."""
+    """Carry out a saved plan; keep the result in a run directory."""
     torch_side("models").apply(model, plan, run, shapes or [], data)
 
 
-@app.command()
+@app.command(rich_help_panel=GROW)
 def grow(
     experiment: Annotated[str, typer.Argument(help="pkg.mod:experiment, returns an Experiment")],
     policy: Annotated[Path, typer.Option(help="The growth policy, JSON")],
     run: Annotated[Path, typer.Option(help="The run directory to make")],
 ) -> None:
-    """Train an experiment and grow it as a policy says; writes report.html into the run."""
+    """Train an experiment and grow it as a policy says.
+
+    Keeps the policy, all revisions and report.html in the run directory.
+    """
     torch_side("training").grow(experiment, policy, run)
 
 
-@app.command("diff")
+@app.command("diff", rich_help_panel=LOOK)
 def diff_(
-    before: Annotated[Path, typer.Argument(help="A topology as JSON")],
-    after: Annotated[Path, typer.Argument(help="Another one")],
-    form: Annotated[Format, typer.Option("--format", help="How to write it")] = Format.text,
-    output: Annotated[Path | None, typer.Option("-o", help="Write to a file")] = None,
+    before: Annotated[Path, typer.Argument(help="JSON from `topograph inspect -o`")],
+    after: Annotated[Path, typer.Argument(help="The one to compare it with")],
+    form: Annotated[
+        Format, typer.Option("--format", help="How to write the difference")
+    ] = Format.text,
+    output: Annotated[Path | None, typer.Option("-o", help="Write it to a file instead")] = None,
 ) -> None:
-    """Compare two topologies. Exits with 0 if they are the same, 1 if not."""
+    """Compare two topologies.
+
+    Exits with 0 if they are the same, 1 if they differ, 2 for errors.
+    """
     first, second = Topology.load(before), Topology.load(after)
     found = diff(first, second)
     match form:
         case Format.text:
-            written = str(found)
+            written = diff_text(found).plain
         case Format.json:
             written = found.dump()
         case Format.html:
@@ -162,80 +162,87 @@ def diff_(
         case Format.mermaid:
             written = diff_mermaid(first, second)
     if output is not None:
-        write_text(output, written)
+        write_text(output, written.rstrip("\n") + "\n")
+        say(f"wrote {output}")
     elif form is Format.text:
-        console.print(diff_text(found))
+        show(diff_text(found))
     else:
-        print(written)
+        write(written)
     raise typer.Exit(1 if found else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=GROW)
 def history(run: RunFolder, as_json: Json = False) -> None:
     """Print what happened in a run."""
     found = torch_side("runs").read_history(run)
     if as_json:
-        print(found.dump())
+        write(found.dump())
     else:
-        console.print(history_table(found))
+        show(history_table(found))
 
 
-@app.command()
+@app.command(rich_help_panel=GROW)
 def report(
     run: RunFolder,
-    output: Annotated[Path | None, typer.Option("-o", help="Default: report.html in the run")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="Default: report.html in the run")
+    ] = None,
 ) -> None:
-    """Write a run as one self-contained HTML file."""
+    """Write a run as one HTML file that needs nothing else."""
     found, topologies = torch_side("runs").read_run(run)
     place = output or run / "report.html"
     write_text(place, render_history(found, topologies))
-    console.print(f"wrote {place}", highlight=False)
+    say(f"wrote {place}")
 
 
-@app.command()
+@app.command(rich_help_panel=GROW)
 def undo(
     run: RunFolder,
     to: Annotated[int | None, typer.Option(help="Number of the entry to go back to")] = None,
 ) -> None:
-    """Go back to the entry before the last growth, or to any other; nothing is deleted."""
+    """Go back to an earlier entry of a run; nothing is deleted.
+
+    Without --to, to the entry before the last applied plan.
+    """
     entry = torch_side("runs").undo_run(run, to)
-    console.print(
+    say(
         f"entry {entry.number}: back at topology {entry.topology_sha256[:12]}, "
-        f"weights of revisions/{entry.folder}",
-        highlight=False,
+        f"weights of revisions/{entry.folder}"
     )
 
 
-@app.command()
+@app.command(rich_help_panel=GROW)
 def replay(
     run: RunFolder,
-    model: Annotated[str, typer.Option(help="pkg.mod:make_model, the base model's factory")],
+    model: Annotated[str, typer.Option(help="Factory of the base model, pkg.mod:make_model")],
     shapes: Inputs = None,
     data: Data = None,
-    number: Annotated[int | None, typer.Option("--at", help="An entry; default the last")] = None,
-    output: Annotated[Path | None, typer.Option("-o", help="Write the weights (safetensors)")] = None,
+    number: Annotated[
+        int | None, typer.Option("--at", help="Number of an entry; default: the last")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="Write the weights as safetensors")
+    ] = None,
 ) -> None:
-    """Build a run's network again from its base model, bit-equal."""
+    """Build a run's network again, bit-equal, from its base model."""
     torch_side("runs").replay_run(run, model, shapes or [], data, number, output)
 
 
-@app.command()
+@app.command(rich_help_panel=DOCUMENTS)
 def validate(policy: Annotated[Path, typer.Argument(help="A growth policy, JSON")]) -> None:
-    """Check a policy; names the field that is wrong."""
+    """Check a policy; an error names the wrong field."""
     found = Policy.load(policy)
     kinds = ", ".join(sorted({candidate.kind for candidate in found.candidates}))
-    console.print(
-        f"{policy}: valid; trigger {found.trigger.kind}, candidates {kinds}, scorer {found.scorer}",
-        highlight=False,
-    )
+    say(f"{policy}: valid; trigger {found.trigger.kind}, candidates {kinds}, scorer {found.scorer}")
 
 
-@app.command("schema")
+@app.command("schema", rich_help_panel=DOCUMENTS)
 def schema_(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(SCHEMAS)}")],
 ) -> None:
     """Print the JSON Schema of a document."""
-    print(json.dumps(schema(name), indent=2, sort_keys=True))
+    schema(name)  # says which there are
+    write(text(name))
 
 
 @policy_app.command("init")
@@ -247,21 +254,24 @@ def policy_init(
         raise SpecError(f"{path}: already there; choose another name, or remove it first")
     starter = Path(__file__).with_name("starter_policy.json").read_text(encoding="utf-8")
     write_text(path, starter)
-    console.print(f"wrote {path}; check it with: topograph validate {path}", highlight=False)
+    say(f"wrote {path}; check it with: topograph validate {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def doctor() -> None:
-    """Print the versions that matter here, and what does not work."""
+    """Print the versions in use, and what does not work here."""
     raise typer.Exit(torch_side("doctor").doctor())
 
 
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    """Edit neural networks the way Terraform edits infrastructure."""
+
+
 def main() -> None:
-    """Run the command line; an error of this package is one message and exit code 2."""
-    try:
-        app()
-    except TopographError as error:
-        errors.print(Text(f"error: {error}", style="bold red" if errors.is_terminal else ""))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Run the command line; what the user can act on is one message and exit code 2."""
+    sys.exit(exit_code(app))

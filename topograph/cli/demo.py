@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topograph.cli.output import console
-from topograph.cli.training import train
+from topograph.cli.output import say, show, table
+from topograph.cli.training import counted, places, train
 from topograph.errors import StoreError
 from topograph.growth import Experiment
 from topograph.spec import Policy
@@ -85,7 +84,7 @@ def experiment(epochs: int, seed: int) -> Experiment:
 def demo(run: Path, epochs: int, seed: int) -> None:
     """Train, grow, and show what came of it beside the same network left as it was."""
     if run.exists():
-        raise StoreError(f"{run}: there is a run already; remove it, or give another --run")
+        raise StoreError(f"{run}: is there already; remove it, or give another --run")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a network this small is fastest on one
     try:
@@ -96,27 +95,17 @@ def demo(run: Path, epochs: int, seed: int) -> None:
         torch.set_num_threads(threads)
     last = steps[-1]
     first_growth = next((step for step in steps if step.revision is not None), last)
-    table = Table(title=f"{last.grower.growths} growths in {epochs} epochs")
-    for column in ("", "before the first growth", "at the end", "the same net, not grown"):
-        table.add_column(column, justify="right")
-    table.add_row(
-        "accuracy on held-out digits",
-        *(f"{m['val_accuracy']:.1%}" for m in (first_growth.metrics, last.metrics, twin)),
-    )
-    table.add_row(
-        "loss on held-out digits",
-        *(f"{m['val_loss']:.4f}" for m in (first_growth.metrics, last.metrics, twin)),
-    )
+    title = f"{counted(last.grower.growths, 'growth')} in {counted(epochs, 'epoch')}"
+    results = table(title, "held-out digits", "before it grew", "at the end", "not grown")
+    compared = (first_growth.metrics, last.metrics, twin)
+    results.add_row("accuracy", *(f"{metrics['val_accuracy']:.1%}" for metrics in compared))
+    results.add_row("loss", *(f"{metrics['val_loss']:.4f}" for metrics in compared))
     before = sum(parameter.numel() for parameter in make_model().parameters())
     after = last.grower.traced.topology.parameter_count
-    table.add_row("parameters", f"{before:,}", f"{after:,}", f"{before:,}")
-    console.print(table)
-    share = last.growth_seconds / (last.training_seconds + last.growth_seconds)
-    console.print(
-        f"{last.training_seconds:.1f} s in training, {last.growth_seconds:.1f} s in growth "
-        f"({share:.1%})\nthe run: {run}\nthe report: {run / 'report.html'}",
-        highlight=False,
-    )
+    results.add_row("parameters", f"{before:,}", f"{after:,}", f"{before:,}")
+    show(results)
+    say("not grown: the same network with the same seed, left as it was")
+    places(last, run)
 
 
 def _ungrown(experiment: Experiment) -> Mapping[str, float]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from rich.table import Table
+from rich.text import Text
 
 from topograph.cli.loading import (
     load_batches,
@@ -13,72 +13,87 @@ from topograph.cli.loading import (
     load_model,
     load_selector,
 )
-from topograph.cli.output import console, write_text
-from topograph.report import render_topology, topology_table
+from topograph.cli.output import console, say, show, table, write, write_text
+from topograph.errors import SelectorError
+from topograph.report import diff_text, render_topology, topology_table
+from topograph.report.words import place, visible
 from topograph.rewrite import apply as apply_plan
 from topograph.rewrite import plan as make_plan
+from topograph.sensitivity import Score
 from topograph.sensitivity import score as score_candidates
 from topograph.spec import InsertLayer, Plan, load_mutations
 from topograph.store import Run, replay
 from topograph.tracing import TracedModel, trace
 
+PAINT = {"+": "green", "-": "red", "~": "yellow", " ": "yellow", "N": "bold red", "r": "yellow"}
+
 
 def inspect(
-    model: str, shapes: list[str], data: str | None, html: Path | None, output: Path | None, as_json: bool
+    model: str,
+    shapes: list[str],
+    data: str | None,
+    html: Path | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Print a model's topology, or write it as JSON or HTML."""
-    traced = trace(load_model(model), load_inputs(shapes, data))
+    traced = base_model(model, shapes, data, None)
     if output is not None:
         write_text(output, traced.topology.dump())
     if html is not None:
         write_text(html, render_topology(traced.topology))
     if as_json:
-        print(traced.topology.dump())
+        write(traced.topology.dump())
         return
-    console.print(topology_table(traced.topology))
-    console.print(f"fingerprint {traced.topology.fingerprint}", highlight=False)
+    show(topology_table(traced.topology))
+    say(f"fingerprint {traced.topology.fingerprint}")
     for path, reason in traced.opaque.items():
-        console.print(f"opaque: {path}: {reason}", markup=False, highlight=False)
+        say(f"opaque: {path}: {reason}")
     for note in traced.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
-    for place in (output, html):
-        if place is not None:
-            console.print(f"wrote {place}", highlight=False)
+        say(f"note: {note}")
+    if not shapes and data is None:
+        say("give --input or --data for shapes and FLOPs")
+    for written in (output, html):
+        if written is not None:
+            say(f"wrote {written}")
 
 
 def score(
-    model: str, data: str, loss: str, where: str, block: str, units: int, top: int, as_json: bool
+    model: str,
+    data: str,
+    loss: str,
+    where: str,
+    block: str,
+    units: int,
+    top: int,
+    output: Path | None,
+    run: Path | None,
+    as_json: bool,
 ) -> None:
     """Print the best places for a block."""
-    batches = load_batches(data)
-    traced = trace(load_model(model), load_inputs([], data))
     change = InsertLayer(where=load_selector(where), block=load_block(block, units))
-    scores = score_candidates(
-        traced, batches, load_loss(loss), [change], progress=console.is_terminal
-    )
+    measure, batches = load_loss(loss), load_batches(data)
+    traced = base_model(model, [], data, run)
+    progress = console.is_terminal and not as_json
+    scores = score_candidates(traced, batches, measure, [change], progress=progress)
+    if not scores:
+        raise SelectorError(f"--where {where}: the loss depends on none of these places")
+    shown = scores[:top]
+    if output is not None:
+        asked = [found.mutation.model_dump(mode="json") for found in shown]
+        write_text(output, json.dumps(asked, indent=2) + "\n")
     if as_json:
-        rows = [
-            {
-                "mutation": s.mutation.model_dump(mode="json"),
-                "value": s.value,
-                "order": s.order,
-                "parameters": s.cost.parameters,
-                "flops": s.cost.flops,
-            }
-            for s in scores[:top]
-        ]
-        print(json.dumps(rows, indent=2))
+        write(json.dumps([_row(found) for found in shown], indent=2))
         return
-    table = Table(title=f"{min(top, len(scores))} of {len(scores)} places, best first")
-    table.add_column("place", overflow="fold")
-    for column in ("decrease per step²" if scores[0].order == 2 else "decrease per step",
-                   "parameters", "FLOPs a sample"):  # fmt: skip
-        table.add_column(column, justify="right")
-    for s in scores[:top]:
-        place = s.mutation.where  # type: ignore[union-attr]
-        name = place.node if place.kind == "at" else f"{place.source} -> {place.target}"
-        table.add_row(name, f"{s.value:.4g}", f"{s.cost.parameters:+,}", f"{s.cost.flops:+,}")
-    console.print(table)
+    unit = "step²" if scores[0].order == 2 else "step"
+    title = f"where a {block} lowers the loss most: {len(shown)} of {len(scores)} places"
+    ranking = table(title, "place", f"decrease per {unit}", "parameters", "FLOPs a sample")
+    for found in shown:
+        sizes = f"{found.cost.parameters:+,}", f"{found.cost.flops:+,}"
+        ranking.add_row(Text(visible(place(found.mutation))), f"{found.value:.4g}", *sizes)
+    show(ranking)
+    if output is not None:
+        say(f"wrote {output}; next: topograph plan {model} {output} --data {data}")
 
 
 def plan(
@@ -92,12 +107,17 @@ def plan(
 ) -> bool:
     """Print what mutations would change; return whether they change anything."""
     asked = load_mutations(str(mutations))
-    made = make_plan(_base(model, shapes, data, run), asked)
+    made = make_plan(base_model(model, shapes, data, run), asked)
     if output is not None:
         write_text(output, made.dump())
-    print(made.dump() if as_json else made)
-    if output is not None and not as_json:
-        console.print(f"\nwrote {output}", highlight=False)
+    if as_json:
+        write(made.dump())
+        return bool(made)
+    for line in str(made).splitlines():
+        show(Text(visible(line), style=PAINT.get(line[:1], "")))
+    if output is not None:
+        say("")
+        say(f"wrote {output}")
     return bool(made)
 
 
@@ -105,16 +125,31 @@ def apply(model: str, plan: Path, run: Path, shapes: list[str], data: str | None
     """Carry out a saved plan and keep the revision."""
     saved = Plan.load(plan)
     exists = (run / "journal.sqlite").exists()
-    base = _base(model, shapes, data, run if exists else None)
+    base = base_model(model, shapes, data, run if exists else None)
     revision = apply_plan(base, saved)
+    if not saved:
+        say("no changes: the plan is empty")
+        return
     keeper = Run.open(run) if exists else Run.create(run, base, model=model)
     with keeper:
         entry = keeper.commit(revision)
-    print(revision.diff)
-    console.print(f"\nentry {entry.number} of {run}: revisions/{entry.folder}", highlight=False)
+    show(diff_text(revision.diff))
+    say("")
+    say(f"entry {entry.number} of {run}: revisions/{entry.folder}")
 
 
-def _base(model: str, shapes: list[str], data: str | None, run: Path | None) -> TracedModel:
+def base_model(model: str, shapes: list[str], data: str | None, run: Path | None) -> TracedModel:
     """Return a factory's model, as a run has changed it where there is one."""
-    base, inputs = load_model(model), load_inputs(shapes, data)
-    return trace(base, inputs) if run is None else replay(run, base, inputs)
+    base = load_model(model)
+    inputs, named = load_inputs(shapes, data)
+    return trace(base, inputs, named) if run is None else replay(run, base, inputs, named)
+
+
+def _row(found: Score) -> dict[str, object]:
+    return {
+        "mutation": found.mutation.model_dump(mode="json"),
+        "value": found.value,
+        "order": found.order,
+        "parameters": found.cost.parameters,
+        "flops": found.cost.flops,
+    }

@@ -5,8 +5,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from topograph.cli.loading import load_inputs, load_model
-from topograph.cli.output import console
-from topograph.errors import SpecError
+from topograph.cli.output import say, write_bytes
 from topograph.spec import History
 from topograph.store import read_history, read_topology, replay, undo_run
 from topograph.topology import Topology
@@ -21,17 +20,23 @@ def read_run(run: Path) -> tuple[History, dict[int, Topology]]:
 
 
 def replay_run(
-    run: Path, model: str, shapes: list[str], data: str | None, number: int | None, output: Path | None
+    run: Path,
+    model: str,
+    shapes: list[str],
+    data: str | None,
+    number: int | None,
+    output: Path | None,
 ) -> None:
     """Build a run's network again; print what came of it, and write its weights if asked."""
     base = load_model(model)
-    traced = replay(run, base, load_inputs(shapes, data), number=number)
-    print(traced.topology)
+    inputs, named = load_inputs(shapes, data)
+    traced = replay(run, base, inputs, named, number=number)
     if output is not None:
         tensors = {key: value.contiguous() for key, value in traced.module.state_dict().items()}
-        owned = {key: value.clone() for key, value in tensors.items()}  # tied ones are written twice
-        try:
-            output.write_bytes(save(owned))
-        except OSError as error:
-            raise SpecError(f"{output}: cannot be written ({error.strerror})") from None
-        console.print(f"wrote {output}", highlight=False)
+        owned = {
+            key: value.clone() for key, value in tensors.items()
+        }  # tied ones are written twice
+        write_bytes(output, save(owned))
+    say(str(traced.topology))
+    if output is not None:
+        say(f"wrote {output}")

@@ -1,24 +1,37 @@
 """`grow`: train an experiment and grow it as a policy says."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
+from torch import nn
 
-from topograph.cli.loading import call
-from topograph.cli.output import console, write_text
+from topograph.cli.loading import batches_of, call, guarded, kind_of
+from topograph.cli.output import console, say, show, write_text
 from topograph.cli.runs import read_run
+from topograph.errors import SpecError
 from topograph.growth import Experiment, run_experiment
 from topograph.growth.experiment import Progress as Step
 from topograph.report import diff_text, ranking_table, render_history
 from topograph.spec import Policy
 
 
-def grow(experiment: str, policy: Path, run: Path) -> None:
+def grow(reference: str, policy: Path, run: Path) -> None:
     """Train and grow what a function returns; leave the report in the run."""
     rules = Policy.load(policy)
-    train(call(experiment), rules, run)
+    experiment = call(reference)
+    steps = train(_checked(experiment, reference), rules, run)
+    last = steps[-1]
+    before = read_run(run)[1][0].parameter_count
+    say(
+        f"{counted(len(steps), 'step')}, {counted(last.grower.growths, 'growth')}; parameters "
+        f"{before:,} -> {last.grower.traced.topology.parameter_count:,}; {_metrics(last.metrics)}"
+    )
+    if not last.grower.growths:
+        say(f"last decision: {last.grower.decision}")
+    places(last, run)
 
 
 def train(experiment: Experiment, policy: Policy, run: Path) -> list[Step]:
@@ -29,27 +42,75 @@ def train(experiment: Experiment, policy: Policy, run: Path) -> list[Step]:
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"))
     steps: list[Step] = []
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("training", total=getattr(experiment, "steps", None), shown="")
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task("training", total=experiment.steps, shown="")
         for step in run_experiment(experiment, policy, run):
             steps.append(step)
-            bar.update(task, advance=1, shown=_metrics(step))
+            bar.update(task, advance=1, shown=_metrics(step.metrics))
             if step.revision is not None:
-                bar.console.print(_growth(step))
+                _show_growth(step, experiment.steps)
     history, topologies = read_run(run)
     write_text(run / "report.html", render_history(history, topologies))
     return steps
 
 
-def _metrics(step: Step) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in step.metrics.items())
-
-
-def _growth(step: Step) -> Group:
-    assert step.revision is not None
-    return Group(
-        Text(f"\nstep {step.step}: {step.grower.decision}", style="bold"),
-        ranking_table(step.grower.growth),
-        diff_text(step.revision.diff),
-        Text(""),
+def places(last: Step, run: Path) -> None:
+    """Print where the time went, and where the run and its report are."""
+    total = last.training_seconds + last.growth_seconds
+    say(
+        f"{last.training_seconds:.1f} s in training, {last.growth_seconds:.1f} s in growth "
+        f"({last.growth_seconds / total:.1%})"
     )
+    say(f"the run: {run}")
+    say(f"the report: {run / 'report.html'}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s unless there is one of it."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _checked(experiment: object, reference: str) -> Experiment:
+    """Return a user's experiment, whose functions say what they did wrong and where."""
+    if not isinstance(experiment, Experiment):
+        raise SpecError(
+            f"{reference}() returns {kind_of(experiment)}; it must return a topograph.Experiment"
+        )
+    given, steps = experiment.example_inputs, experiment.steps
+    if not isinstance(given, tuple | list):
+        raise SpecError(f"{reference}(): example_inputs is {kind_of(given)}; give a tuple")
+    if not isinstance(steps, int) or steps < 1:
+        raise SpecError(f"{reference}(): steps is {steps!r}; give at least 1")
+    validated = guarded(f"{reference}: validate", experiment.validate)
+    probed = guarded(f"{reference}: probe", experiment.probe)
+
+    def validate(network: nn.Module) -> Mapping[str, float]:
+        metrics = validated(network)
+        if not isinstance(metrics, Mapping):
+            raise SpecError(
+                f"{reference}: validate returns {kind_of(metrics)}; "
+                "it must return metrics by name, e.g. {'val_loss': 0.5}"
+            )
+        return metrics
+
+    return replace(
+        experiment,
+        loss=guarded(f"{reference}: loss", experiment.loss),
+        train=guarded(f"{reference}: train", experiment.train),
+        validate=validate,
+        probe=lambda: batches_of(f"{reference}: probe", probed()),
+    )
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def _show_growth(step: Step, total: int) -> None:
+    assert step.revision is not None
+    assert step.grower.growth is not None
+    show(Text(f"\nstep {step.step} of {total}: growth {step.grower.growths}", style="bold"))
+    show(ranking_table(step.grower.growth))
+    show(diff_text(step.revision.diff))
+    say("")

@@ -1,0 +1,32 @@
+"""Arguments and options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="Factory of the model, pkg.mod:make_model")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Shape of an input: 2,3,32,32 or 2,16:int64; repeatable"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="pkg.mod:probe, returns batches (inputs, target)"),
+]
+RunFolder = Annotated[Path, typer.Argument(help="The run directory, e.g. runs/a")]
+Base = Annotated[
+    Path | None, typer.Option(help="Start from this run's last entry, not from the base model")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
+
+
+class Format(StrEnum):
+    """How a difference is written."""
+
+    text = "text"
+    json = "json"
+    html = "html"
+    dot = "dot"
+    mermaid = "mermaid"
