@@ -5,8 +5,8 @@ from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import pytest
-from conftest import HOSTILE, hostile, residual
 
+from tests.report.records import HOSTILE, hostile, residual
 from topograph.report import (
     curve_svg,
     diff_dot,

@@ -4,8 +4,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from conftest import HOSTILE, hostile
 
+from tests.report.records import HOSTILE, hostile
 from topograph.errors import SpecError
 from topograph.report import html, render_diff, render_history, render_topology
 from topograph.spec import History, Measurement

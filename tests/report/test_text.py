@@ -3,9 +3,9 @@
 from io import StringIO
 
 import pytest
-from conftest import HOSTILE, hostile, residual
 from rich.console import Console
 
+from tests.report.records import HOSTILE, hostile, residual
 from topograph.report import diff_text, history_table, ranking_table, topology_table
 from topograph.spec import History
 from topograph.topology import Topology, diff

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Worker
 from store_networks import MODEL, files_of, traced_network
 
 import topograph as tg
+from tests.store.conftest import Worker
 from topograph.store import Run, read_history, read_tensors, read_topology
 from topograph.tracing import TracedModel
 

@@ -94,6 +94,8 @@ def run_experiment(
             f"the experiment's function must return a topograph.Experiment, "
             f"got {type(experiment).__name__}"
         )
+    if experiment.steps < 1:
+        raise SpecError(f"the experiment has {experiment.steps} steps; give at least 1")
     training = growth = 0.0
     grower = Grower(
         experiment.model,

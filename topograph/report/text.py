@@ -183,7 +183,7 @@ def history_table(history: History) -> Table:
     for entry in history.entries:
         row = (
             str(entry.number),
-            entry.created.replace("T", " ").removesuffix("Z"),
+            entry.created.replace("T", " ").removesuffix("Z").removesuffix("+00:00"),
             entry.kind,
             entry.topology_sha256[:12],
             words.changes(entry),

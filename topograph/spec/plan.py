@@ -82,7 +82,7 @@ class Plan(Record):
     def __str__(self) -> str:
         if self.changes:
             e = self.effects
-            lines = [f"{len(self.changes)} change(s) to {self.base_sha256[:12]}:", ""]
+            lines = [f"{_count(len(self.changes), 'change')} to {self.base_sha256[:12]}:", ""]
             lines += [str(change) for change in self.diff.changes]
             lines += [
                 "",
@@ -92,11 +92,15 @@ class Plan(Record):
             ]
         else:
             known = len(self.already_applied)
-            reason = f" ({known} request(s) already applied)" if known else ""
+            reason = f" ({_count(known, 'request')} already applied)" if known else ""
             lines = [f"no changes{reason}"]
         lines += [f"{'ok ' if c.passed else 'NOT'} {c.name}: {c.found}" for c in self.checks]
         lines += [f"refused  {refusal}" for refusal in self.refusals]
         return "\n".join(lines).rstrip()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _effect(name: str, before: int, after: int) -> str:
