@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from topograph.errors import SpecError
 from topograph.growth.grower import Grower
@@ -29,7 +30,8 @@ class Experiment:
         validate: Returns a model's metrics by name.
         probe: Makes the batches that candidates are scored on.
         steps: How often to train and validate.
-        scheduler: Stepped after every training step, if there is one.
+        scheduler: Stepped after every training step, if there is one; one that watches a metric
+            is given the first that `validate` returns.
         source: Where the model comes from, e.g. ``pkg.mod:make_model``.
 
     Raises:
@@ -111,9 +113,8 @@ def run_experiment(
         for step in range(1, experiment.steps + 1):
             began = time.perf_counter()
             experiment.train(grower.model, experiment.optimizer)
-            if experiment.scheduler is not None:
-                experiment.scheduler.step()
             metrics = dict(experiment.validate(grower.model))
+            _step(experiment.scheduler, metrics)
             trained = time.perf_counter()
             revision = grower.step(metrics, batches=experiment.probe)
             training += trained - began
@@ -121,3 +122,10 @@ def run_experiment(
             yield Progress(step, metrics, revision, grower, training, growth)
         spent = {"training_seconds": training, "growth_seconds": growth}
         grower.close({**metrics, **spent, "step": float(step)})
+
+
+def _step(scheduler: Any, metrics: Mapping[str, float]) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(next(iter(metrics.values())))
+    elif scheduler is not None:
+        scheduler.step()

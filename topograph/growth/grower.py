@@ -12,11 +12,10 @@ from torch import nn
 from topograph.errors import MigrationError, NonFiniteError, RefusedError, SelectorError, ShapeError
 from topograph.growth.select import affordable, choose, start
 from topograph.growth.triggers import Watch, advance, after_growth, check_metrics
-from topograph.rewrite import Revision, candidates, plan
-from topograph.rewrite.table import AnyMutation
-from topograph.sensitivity import Score, mean_loss, score
+from topograph.rewrite import Revision, plan
+from topograph.sensitivity import Score, mean_loss, scorable, score
 from topograph.sensitivity.tape import Loss
-from topograph.spec import Growth, Policy, Ranked, Refusal, digest
+from topograph.spec import AddBranch, Growth, InsertLayer, Policy, Ranked, Refusal, digest
 from topograph.store import Run
 from topograph.tracing import TracedModel, trace
 from topograph.training import migrate, recompile
@@ -53,7 +52,7 @@ class Grower:
 
     Raises:
         TraceError: The model cannot be traced.
-        RefusedError: The policy's candidates fit nowhere in the model; carries the reasons.
+        RefusedError: The policy's candidates can be scored nowhere; carries the reasons.
         MigrationError: The optimizer does not hold the model's parameters.
 
     Example:
@@ -177,7 +176,8 @@ class Grower:
         scores = self._scores(probe, progress)
         chosen = choose(scores, self.traced.topology, self.policy.selection, self.policy.budget)
         if not chosen:
-            self.decision = f"due ({reason}), but no candidate is above the minimum in the budget"
+            none = "is above the minimum in the budget" if scores else "is left in the budget"
+            self.decision = f"due ({reason}), but no candidate {none}"
             return None
         before = mean_loss(self.traced, probe, self._loss)
         proposal = plan(self.traced, [score.mutation for score in chosen])
@@ -224,7 +224,7 @@ class Grower:
             self.run.commit(revision, growth=growth, metrics=now)
         try:
             migrate(revision, optimizer=self._optimizer, **self._companions)
-        except MigrationError:
+        except Exception:
             if self.run is not None:
                 self.run.undo()
             raise
@@ -242,17 +242,17 @@ def _ranked(score: Score, step: float, chosen: bool) -> Ranked:
     )
 
 
-def _offered(traced: TracedModel, policy: Policy) -> list[AnyMutation | Refusal]:
+def _offered(traced: TracedModel, policy: Policy) -> list[InsertLayer | AddBranch | Refusal]:
     """Return all places of a policy's candidates; some may match only after the first growth.
 
     Raises:
         SelectorError: No selector matches anything.
     """
-    found: list[AnyMutation | Refusal] = []
+    found: list[InsertLayer | AddBranch | Refusal] = []
     misses: list[SelectorError] = []
     for mutation in policy.candidates:
         try:
-            found += candidates(traced, [mutation])
+            found += scorable(traced, [mutation])
         except SelectorError as error:
             misses.append(error)
     if not found:
@@ -264,7 +264,7 @@ def _check_policy(traced: TracedModel, policy: Policy) -> None:
     found = _offered(traced, policy)
     refusals = tuple(item for item in found if isinstance(item, Refusal))
     if len(refusals) == len(found):
-        raise RefusedError("the policy's candidates fit nowhere in this model:", refusals)
+        raise RefusedError("the policy's candidates can be scored nowhere in this model:", refusals)
 
 
 def _check_optimizer(traced: TracedModel, optimizer: torch.optim.Optimizer) -> None:

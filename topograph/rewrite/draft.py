@@ -30,6 +30,7 @@ class Draft:
         self.created: list[str] = []
         self.values: dict[str, fx.Node] = {}
         self._copied: set[str] = set()
+        self._numbers: dict[str, int] = {}
         self._position = {node.name: index for index, node in enumerate(self.graph.nodes)}
 
     def value(self, name: str) -> fx.Node:
@@ -48,20 +49,21 @@ class Draft:
 
     def free_name(self, stem: str) -> str:
         """Return ``stem_1``, or the next number that no module or node has yet."""
-        number = 1
-        taken = self.tree._modules.keys() | self.tree._parameters.keys()
-        while f"{stem}_{number}" in taken or self._is_taken(f"{stem}_{number}"):
+        number = self._numbers.get(stem, 1)
+        while self._is_taken(f"{stem}_{number}"):
             number += 1
+        self._numbers[stem] = number
         return f"{stem}_{number}"
 
     def _is_taken(self, name: str) -> bool:
-        return name in self.nodes or f"{name}_sum" in self.nodes
+        homes = (self.nodes, self.tree._modules, self.tree._parameters)
+        return any(name in home for home in homes) or f"{name}_sum" in self.nodes
 
     def add_module(self, name: str, module: nn.Module) -> None:
         """Add a submodule to the top of the tree."""
         if name in self.tree._modules or hasattr(self.tree, name):
             raise DriftError(f"the model already has {name!r}; make the plan anew")
-        self.tree.add_module(name, module)
+        self.tree.add_module(name, module.train(self.tree.training))
 
     def call(
         self, op: str, target: Any, args: tuple[Any, ...], name: str, after: fx.Node

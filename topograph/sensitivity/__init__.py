@@ -1,6 +1,6 @@
 """Where it would pay: scores of all candidate changes from one pass forward and backward."""
 
-from topograph.sensitivity.score import Score, score
+from topograph.sensitivity.score import Score, scorable, score
 from topograph.sensitivity.tape import mean_loss
 
-__all__ = ["Score", "mean_loss", "score"]
+__all__ = ["Score", "mean_loss", "scorable", "score"]

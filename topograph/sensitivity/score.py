@@ -16,7 +16,7 @@ from topograph.sensitivity.shortcuts import Value, hearing
 from topograph.sensitivity.statistics import Matrix, Statistic
 from topograph.sensitivity.tape import Loss, Probe, sweep
 from topograph.sensitivity.topological_derivative import Derivative, derivative, statistic
-from topograph.spec import AddBranch, At, Between, InsertLayer, Place, Refusal
+from topograph.spec import AddBranch, At, Between, InsertLayer, Place, Refusal, RemoveLayer
 from topograph.tracing import TracedModel
 
 REFERENCE_STEP = 0.1  # candidates of first and second order are compared at this step
@@ -124,7 +124,11 @@ def score(
     """
     if scorer not in SCORERS:
         raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
-    wanted = _places(traced, candidates)
+    places = scorable(traced, candidates)
+    wanted = list(dict.fromkeys(p for p in places if not isinstance(p, Refusal)))
+    if not wanted:
+        refusals = tuple(p for p in places if isinstance(p, Refusal))
+        raise RefusedError("no candidate can be scored:", refusals)
     heard = _hearings(traced, wanted)
     statistics = {source: found for source, found, _ in heard.values()}
     probes = [Probe(source.place, source.state, s) for source, s in statistics.items()]
@@ -140,32 +144,26 @@ def score(
     return tuple(sorted(scores, key=lambda s: s.predicted(REFERENCE_STEP)))
 
 
-def _places(
+def scorable(
     traced: TracedModel, candidates: Sequence[AnyMutation]
-) -> list[InsertLayer | AddBranch]:
-    """Return the single places that can be scored, or raise with the reasons where none can."""
-    wanted: list[InsertLayer | AddBranch] = []
-    refusals: list[Refusal] = []
+) -> list[InsertLayer | AddBranch | Refusal]:
+    """Return the single places that requests mean, and why one of them cannot be scored."""
+    found: list[InsertLayer | AddBranch | Refusal] = []
     for item in resolve(traced, candidates):
-        if isinstance(item, Refusal):
-            refusals.append(item)
-        elif isinstance(item, InsertLayer | AddBranch):
-            unknown = statistic(item)
-            if isinstance(unknown, Refusal):
-                refusals.append(unknown)
-            else:
-                wanted.append(item)
-        else:
-            refusals.append(
+        if isinstance(item, RemoveLayer):
+            found.append(
                 Refusal(
-                    node=item.kind,
+                    node=item.where.node if isinstance(item.where, At) else item.kind,
                     reason="the topological derivative scores what is added, not what is removed",
                     fix="score insert_layer or add_branch",
                 )
             )
-    if not wanted:
-        raise RefusedError("no candidate can be scored:", tuple(refusals))
-    return list(dict.fromkeys(wanted))
+        elif isinstance(item, Refusal):
+            found.append(item)
+        else:
+            known = statistic(item)
+            found.append(known if isinstance(known, Refusal) else item)
+    return found
 
 
 def _score(traced: TracedModel, mutation: InsertLayer | AddBranch, found: Derivative) -> Score:
@@ -188,7 +186,7 @@ def _hearings(
     heard: dict[InsertLayer | AddBranch, tuple[Source, Statistic, Lift]] = {}
     for mutation in wanted:
         found = statistic(mutation)
-        assert not isinstance(found, Refusal)  # `_places` has left them out
+        assert not isinstance(found, Refusal)  # `scorable` has left them out
         kind = (type(found), getattr(found, "norm", None), getattr(found, "kernel", None))
         if isinstance(mutation, AddBranch):
             source = Source(At(node=mutation.target), mutation.source, kind)

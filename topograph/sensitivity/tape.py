@@ -106,9 +106,9 @@ def arguments(traced: TracedModel, inputs: Any) -> tuple[Any, ...]:
             raise ShapeError(
                 f"the batch gives {sorted(unknown)}; the model's inputs are {', '.join(names)}"
             )
-        return tuple(
-            inputs.get(str(node.target), node.args[0] if node.args else None) for node in nodes
-        )
+        if missing := [str(n.target) for n in nodes if not n.args and n.target not in inputs]:
+            raise ShapeError(f"the batch lacks the input {missing[0]!r}; give it by that name")
+        return tuple(inputs.get(str(n.target), n.args[0] if n.args else None) for n in nodes)
     return tuple(inputs)
 
 
