@@ -38,8 +38,9 @@ def check(draft: Draft, mutation: AddBranch) -> Refusal | None:
             reason=f"{source.name} is not above it, so the branch would be a cycle",
             fix="exchange source and target",
         )
-    if not topology.users[target.name]:
-        return Refusal(node=target.name, reason="nothing reads it", fix="choose another target")
+    for node in (source, target):  # what nothing reads has no backward pass that is known to work
+        if not topology.users[node.name]:
+            return Refusal(node=node.name, reason="nothing reads it", fix="choose another end")
     if not draft.sample(target.name).is_floating_point() or source.dtype != target.dtype:
         return Refusal(
             node=target.name,

@@ -55,26 +55,26 @@ def block_modules(block: AnyBlock, node: Node, like: Tensor, seed: int) -> nn.Mo
     channels = node.channels
     assert channels is not None  # block_fits has refused the others
     made: dict[str, nn.Module] = {}
-    with torch.device("meta"):
-        match block:
-            case Linear():
-                made["linear"] = nn.Linear(channels, channels, bias=block.bias)
-            case Bottleneck():
-                if block.norm:
-                    made["norm"] = nn.LayerNorm(channels)
-                made["reduce"] = nn.Linear(channels, block.units)
-                made["activation"] = ACTIVATIONS[block.activation]()
-                made["expand"] = nn.Linear(block.units, channels, bias=False)
-            case ConvBottleneck():
-                convolution = CONVOLUTIONS[len(node.axes) - 2]
-                inner = block.kernel if block.spatial == "in" else 1
-                outer = block.kernel if block.spatial == "out" else 1
-                made["reduce"] = convolution(channels, block.units, inner, padding=inner // 2)
-                made["activation"] = ACTIVATIONS[block.activation]()
-                made["expand"] = convolution(
-                    block.units, channels, outer, padding=outer // 2, bias=False
-                )
-    layers = nn.ModuleDict(made).to(dtype=like.dtype).to_empty(device=like.device)
+    bare: dict[str, Any] = {"device": "meta", "dtype": like.dtype}  # filled by `_start`
+    match block:
+        case Linear():
+            made["linear"] = nn.Linear(channels, channels, bias=block.bias, **bare)
+        case Bottleneck():
+            if block.norm:
+                made["norm"] = nn.LayerNorm(channels, **bare)
+            made["reduce"] = nn.Linear(channels, block.units, **bare)
+            made["activation"] = ACTIVATIONS[block.activation]()
+            made["expand"] = nn.Linear(block.units, channels, bias=False, **bare)
+        case ConvBottleneck():
+            convolution = CONVOLUTIONS[len(node.axes) - 2]
+            inner = block.kernel if block.spatial == "in" else 1
+            outer = block.kernel if block.spatial == "out" else 1
+            made["reduce"] = convolution(channels, block.units, inner, padding=inner // 2, **bare)
+            made["activation"] = ACTIVATIONS[block.activation]()
+            made["expand"] = convolution(
+                block.units, channels, outer, padding=outer // 2, bias=False, **bare
+            )
+    layers = nn.ModuleDict(made).to_empty(device=like.device)
     _start(layers, seed)
     return layers
 

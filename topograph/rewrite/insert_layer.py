@@ -13,6 +13,7 @@ from topograph.topology import Topology
 from topograph.tracing.describe import uses
 
 PRESERVES = True
+SIZES = ("size", "numel")
 
 
 def resolve(mutation: InsertLayer, topology: Topology) -> tuple[InsertLayer, ...]:
@@ -32,8 +33,9 @@ def check(draft: Draft, mutation: InsertLayer) -> Refusal | None:
             reason=f"a block follows a value that flows; this is {node.kind} that nothing computes",
             fix="choose a module, function or input that is read",
         )
-    if node.name not in draft.nodes:
-        return Refusal(node=node.name, reason="the same plan removes it", fix="plan them apart")
+    for name in (node.name, *([place.target] if isinstance(place, Between) else [])):
+        if name not in draft.nodes:
+            return Refusal(node=name, reason="the same plan removes it", fix="plan them apart")
     if node.dtype is None or not draft.sample(node.name).is_floating_point():
         return Refusal(
             node=node.name,
@@ -41,6 +43,8 @@ def check(draft: Draft, mutation: InsertLayer) -> Refusal | None:
             fix="choose another",
         )
     only = place.target if isinstance(place, Between) else None
+    if only is not None and draft.nodes[only].target in SIZES:
+        return Refusal(node=only, reason="it reads a size, no values", fix="choose another reader")
     return block_fits(mutation.block, node) or reroute_hazard(draft, node.name, only)
 
 
@@ -57,7 +61,7 @@ def rewrite(draft: Draft, mutation: InsertLayer, name: str, seed: int) -> nn.Mod
     draft.add_module(name, layers)
     if isinstance(place, At):
         source = draft.value(node.name)
-        readers = [reader for reader in source.users if reader.target not in ("size", "numel")]
+        readers = [reader for reader in source.users if reader.target not in SIZES]
         total = emit_block(draft, name, layers, source)
         for reader in readers:
             reader.replace_input_with(source, total)

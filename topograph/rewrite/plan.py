@@ -1,6 +1,7 @@
 """`candidates` and `plan`: what could be changed, and what a change would do."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from topograph.errors import DriftError, RefusedError, SelectorError
+from topograph.rewrite.aliases import moves_written_memory
 from topograph.rewrite.draft import Draft
 from topograph.rewrite.table import AnyMutation, rule_for
 from topograph.spec import Change, Check, Effects, Plan, Refusal, digest
@@ -16,7 +18,7 @@ from topograph.tracing import TracedModel
 from topograph.tracing.describe import describe_change
 from topograph.tracing.module import build
 from topograph.tracing.preserve import preserved, set_mode
-from topograph.tracing.values import Values, extend_values
+from topograph.tracing.values import Values, extend_values, find_values
 
 
 def candidates(
@@ -124,14 +126,18 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
     draft.graph.lint()
     network = build(draft.graph, draft.tree, base.topology.name)
     kept = {name: value for name, value in base.values.by_node.items() if name in draft.nodes}
-    values = Values(kept, base.values.batches, base.values.mode, base.values.note)
-    new = extend_values(network, values, draft.created)
-    values = Values(kept | new, values.batches, values.mode, values.note)
+    values = replace(base.values, by_node=kept)
+    if moves_written_memory(draft):
+        values = find_values(network, base.inputs)
+    else:
+        new = extend_values(network, values, draft.created)
+        values = replace(values, by_node=kept | new)
     _shapes_kept(draft, values)
     applied = [*base.topology.applied]
     for change in changes:
-        applied += [d for d in (change.requested, digest(change.mutation)) if d not in applied]
-    topology = describe_change(network, values, base.topology, tuple(applied))
+        applied += [change.requested, digest(change.mutation)]
+    known = tuple(dict.fromkeys(applied))
+    topology = describe_change(network, values, base.topology, known)
     return TracedModel(network, topology, base.inputs, values, base.opaque, base.notes)
 
 

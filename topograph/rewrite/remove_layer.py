@@ -6,6 +6,7 @@ from topograph.rewrite.aliases import bypass_hazard
 from topograph.rewrite.draft import Draft
 from topograph.spec import At, Refusal, RemoveLayer, places
 from topograph.topology import Topology
+from topograph.tracing.describe import uses
 
 PRESERVES = False
 PURE = ("size", "getitem", "getattr", "parameter")
@@ -64,12 +65,16 @@ def rewrite(draft: Draft, mutation: RemoveLayer, name: str | None, seed: int) ->
     assert isinstance(mutation.where, At)
     topology = draft.base.topology
     record = topology.by_name[mutation.where.node]
-    sources = (topology.by_name[source] for source in record.inputs)
-    source = next(s for s in sources if s.shape is not None and s.kind != "parameter")
-    node, stays = draft.nodes[record.name], draft.value(source.name)
+    sources = [topology.by_name[source] for source in record.inputs]
+    slot = next(i for i, s in enumerate(sources) if s.shape is not None and s.kind != "parameter")
+    node = draft.nodes[record.name]
+    stays = uses(node)[slot]  # a block may have been inserted on this edge in the same plan
     value = draft.value(record.name)  # a block may have been inserted behind it in the same plan
     node.replace_all_uses_with(stays)
     draft.values[record.name] = stays if value is node else value
+    for other, carrier in draft.values.items():
+        if carrier is node:  # a layer behind it was removed before
+            draft.values[other] = stays
     _erase(draft, node.name)
     return None
 
@@ -94,10 +99,13 @@ def _erase(draft: Draft, name: str) -> None:
 
 
 def _is_called(draft: Draft, path: str) -> bool:
-    calls = draft.graph.find_nodes(op="call_module", target=path)
-    prefix = f"{path}."
-    state = (n for n in draft.graph.find_nodes(op="get_attr") if str(n.target).startswith(prefix))
-    return bool(calls) or any(True for _ in state)
+    """Return whether a node still needs a module: itself, what is in it, or what it is in."""
+    targets = [
+        str(node.target) for node in draft.graph.nodes if node.op in ("call_module", "get_attr")
+    ]
+    return any(
+        f"{target}.".startswith(f"{path}.") or path.startswith(f"{target}.") for target in targets
+    )
 
 
 def _shape(shape: object) -> str:

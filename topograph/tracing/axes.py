@@ -15,14 +15,37 @@ Axes = tuple[Axis, ...]
 Shape = tuple[Dimension, ...]
 
 ELEMENTWISE = frozenset(
-    ["relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "sigmoid", "hardswish", "hardsigmoid", "hardtanh", "hardshrink", "softshrink", "tanhshrink", "softplus", "softsign", "logsigmoid", "threshold", "softmax", "logsoftmax", "dropout", "dropout1d", "dropout2d", "dropout3d", "alphadropout", "featurealphadropout", "droppath", "stochasticdepth", "identity", "add", "sub", "mul", "truediv", "div", "floordiv", "iadd", "isub", "imul", "itruediv", "pow", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "square", "clamp", "sin", "cos", "where", "maskedfill", "contiguous", "clone", "detach", "to", "float", "half", "double", "bfloat16", "typeas", "lerp", "addcmul", "maximum", "minimum", "erf", "normalize", "roll", "flip", "batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm", "localresponsenorm", "expand", "viewas"]
+    (
+        "relu relu6 leakyrelu prelu rrelu elu selu celu gelu silu mish tanh sigmoid "
+        "hardswish hardsigmoid hardtanh hardshrink softshrink tanhshrink softplus softsign "
+        "logsigmoid threshold softmax logsoftmax dropout dropout1d dropout2d dropout3d "
+        "alphadropout featurealphadropout droppath stochasticdepth identity add sub mul "
+        "truediv div floordiv iadd isub imul itruediv pow neg abs exp log sqrt rsqrt square "
+        "clamp sin cos where maskedfill contiguous clone detach to float half double "
+        "bfloat16 typeas lerp addcmul maximum minimum erf normalize roll flip batchnorm "
+        "layernorm groupnorm instancenorm rmsnorm localresponsenorm expand viewas "
+    ).split()
 )
 KEEPS_RANK = frozenset(
-    ["maxpool1d", "maxpool2d", "maxpool3d", "avgpool1d", "avgpool2d", "avgpool3d", "adaptiveavgpool1d", "adaptiveavgpool2d", "adaptiveavgpool3d", "adaptivemaxpool1d", "adaptivemaxpool2d", "adaptivemaxpool3d", "lppool1d", "lppool2d", "interpolate", "upsample", "pad", "zeropad2d", "reflectionpad1d", "reflectionpad2d", "replicationpad2d", "constantpad1d", "constantpad2d"]
+    (
+        "maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d "
+        "adaptiveavgpool2d adaptiveavgpool3d adaptivemaxpool1d adaptivemaxpool2d "
+        "adaptivemaxpool3d lppool1d lppool2d interpolate upsample pad zeropad2d "
+        "reflectionpad1d reflectionpad2d replicationpad2d constantpad1d constantpad2d "
+    ).split()
 )
 CONVOLUTIONS = {f"conv{t}{n}d": n for n in (1, 2, 3) for t in ("", "transpose")}
 CHANNELS_FIRST = frozenset(
-    ["batchnorm1d", "batchnorm2d", "batchnorm3d", "syncbatchnorm", "groupnorm", "instancenorm1d", "instancenorm2d", "instancenorm3d"]
+    [
+        "batchnorm1d",
+        "batchnorm2d",
+        "batchnorm3d",
+        "syncbatchnorm",
+        "groupnorm",
+        "instancenorm1d",
+        "instancenorm2d",
+        "instancenorm3d",
+    ]
 )
 CHANNELS_LAST = frozenset(("linear", "layernorm", "rmsnorm", "bilinear"))
 
@@ -94,7 +117,9 @@ def _made(
         return _last(len(shape), given)
     if op == "embedding" and len(shape) == 3:
         return _last(3)
-    if op in ELEMENTWISE or op == "cat":
+    if op in ELEMENTWISE:
+        return _joined([(found[s.name], shapes[s.name]) for s in sources], shape)
+    if op == "cat":
         same = [found[s.name] for s in sources if len(found[s.name]) == len(shape)]
         known = [axes for axes in same if "unknown" not in axes]
         return (known or same or [None])[0]
@@ -105,6 +130,19 @@ def _made(
         return None
     source_shape = shapes[sources[0].name]
     return rule(node, given, source_shape, shape) if source_shape is not None else None
+
+
+def _joined(given: Sequence[tuple[Axes, Shape | None]], shape: Shape) -> Axes:
+    """Return the axes of values that are broadcast together; unknown where they disagree."""
+    axes: list[Axis] = []
+    for index, size in enumerate(shape):
+        votes = {
+            known[index]
+            for known, theirs in given
+            if theirs is not None and len(theirs) == len(shape) and theirs[index] == size
+        } - {"unknown"}
+        axes.append(votes.pop() if len(votes) == 1 else "unknown")
+    return tuple(axes)
 
 
 def _read(

@@ -6,6 +6,7 @@ here before it is compiled: names are plain identifiers, functions and methods c
 attributes are the model's own tensors, constants have exactly the types whose source is known.
 """
 
+import inspect
 import math
 import operator
 import re
@@ -25,17 +26,28 @@ CONSTANTS = (
     type(None), bool, int, float, complex, str, type(Ellipsis), torch.dtype, torch.device,
     torch.layout, torch.memory_format,
 )  # fmt: skip
-FACTORIES = ["arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "logspace", "ones", "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor", "as_tensor", "tril_indices", "triu_indices", "zeros", "zeros_like", "complex", "polar"]
+SEQUENCES = (tuple, list, torch.Size, fx.immutable_collections.immutable_list)
+MAPPINGS = (dict, fx.immutable_collections.immutable_dict)
+FACTORIES = (
+    "arange empty empty_like eye full full_like linspace logspace ones ones_like rand "
+    "rand_like randint randint_like randn randn_like randperm scalar_tensor tensor "
+    "as_tensor tril_indices triu_indices zeros zeros_like complex polar "
+).split()
 FORBIDDEN = {
-    "load",
-    "save",
-    "from_file",
-    "compile",
-    "set_default_dtype",
-    "_sync",
-    "set_printoptions",
-}
-ARITHMETIC = ["abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "iadd", "iand", "ifloordiv", "imatmul", "imod", "imul", "index", "invert", "ior", "ipow", "isub", "itruediv", "ixor", "le", "lshift", "lt", "matmul", "mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "setitem", "sub", "truediv", "xor"]
+    "load", "save", "from_file", "compile", "set_default_dtype", "_sync", "set_printoptions",
+    "register_hook", "register_post_accumulate_grad_hook", "backward", "share_memory_", "storage",
+    "untyped_storage", "data_ptr", "module_load", "apply_", "map_", "map2_", "as_subclass",
+}  # fmt: skip
+HOMES = {
+    "torch", "torch.nn.functional", "torch.functional", "torch._tensor", "torch._lowrank",
+    "torch._lobpcg", "torch._C", "torch._C._nn", "torch._C._special", "torch._C._linalg",
+    "torch._C._fft", "_operator", "math",
+}  # fmt: skip
+ARITHMETIC = (
+    "abs add and_ eq floordiv ge getitem gt iadd iand ifloordiv imatmul imod imul index "
+    "invert ior ipow isub itruediv ixor le lshift lt matmul mod mul ne neg not_ or_ pos pow "
+    "rshift setitem sub truediv xor "
+).split()
 
 
 def _allowed_functions() -> frozenset[Any]:
@@ -51,23 +63,21 @@ def _allowed_functions() -> frozenset[Any]:
                 continue
             if home is not torch and callable(value) and not module.startswith("torch.overrides"):
                 found.add(value)
-    return frozenset(found - {None})
+    return frozenset(f for f in found if getattr(f, "__module__", "") in HOMES and _is_plain(f))
 
 
-FUNCTIONS = _allowed_functions()
+def _is_plain(function: Any) -> bool:
+    """Return whether this is a function of a library, under a name that calls nothing of Python's."""
+    name = getattr(function, "__name__", "__")
+    return inspect.isroutine(function) and not name.startswith(("__", "_has_torch"))
+
+
+FUNCTIONS = {id(function): function for function in _allowed_functions()}
 METHODS = frozenset(
     name
     for name in dir(torch.Tensor)
     if callable(getattr(torch.Tensor, name)) and not name.startswith("_")
-) - {
-    "register_hook",
-    "backward",
-    "share_memory_",
-    "storage",
-    "untyped_storage",
-    "data_ptr",
-    "module_load",
-}
+).difference(FORBIDDEN)
 
 
 def guard(graph: fx.Graph, model: nn.Module) -> None:
@@ -82,13 +92,21 @@ def guard(graph: fx.Graph, model: nn.Module) -> None:
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     tensors = _state_paths(model)
-    if type(graph._codegen) is not fx.graph.CodeGen or type(graph) is not fx.Graph:
+    plain = fx.graph.CodeGen()
+    if (type(graph), type(graph._codegen), vars(graph._codegen)) != (
+        fx.Graph, type(plain), vars(plain),
+    ):  # fmt: skip
         raise GuardError(
             f"the graph writes its source with {type(graph._codegen).__name__}, "
             "not with torch.fx's plain CodeGen; trace the model itself"
         )
+    known: set[fx.Node] = set()
     for node in graph.nodes:
         _name(node)
+        for source in node.all_input_nodes:
+            if source not in known:
+                raise GuardError(f"{node.name}: reads a node that is not above it in the graph")
+        known.add(node)
         _target(node, modules, tensors)
         _arguments(node, node.args)
         for key, value in node.kwargs.items():
@@ -102,6 +120,8 @@ def guard(graph: fx.Graph, model: nn.Module) -> None:
 
 
 def _name(node: fx.Node) -> None:
+    if type(node) is not fx.Node or node._repr_fn is not None:
+        raise GuardError(f"a node of type {type(node).__name__} prints itself in its own way")
     if type(node.name) is not str or not NAME.fullmatch(node.name):
         raise GuardError(f"the node name {node.name!r} is not an identifier; rename it")
 
@@ -130,21 +150,19 @@ def _target(node: fx.Node, modules: dict[str, nn.Module], tensors: set[str]) -> 
                 )
         case "call_function":
             _function(node)
+        case _:
+            raise GuardError(f"{node.name}: {node.op!r} is no operation of a graph")
 
 
 def _function(node: fx.Node) -> None:
     if node.target is getattr:
         attribute = node.args[1] if len(node.args) == 2 else None
-        if attribute not in ATTRIBUTES:
+        if type(attribute) is not str or attribute not in ATTRIBUTES:
             raise GuardError(
                 f"{node.name}: reads the attribute {attribute!r}; only {sorted(ATTRIBUTES)}"
             )
         return
-    try:
-        known = node.target in FUNCTIONS
-    except TypeError:
-        known = False
-    if not known:
+    if id(node.target) not in FUNCTIONS:
         name = getattr(node.target, "__name__", type(node.target).__name__)
         raise GuardError(
             f"{node.name}: the function {str(name)[:80]!r} is not one of torch's; "
@@ -167,10 +185,10 @@ def _arguments(node: fx.Node, value: Any) -> None:
     if isinstance(value, slice):
         for part in (value.start, value.stop, value.step):
             _arguments(node, part)
-    elif isinstance(value, tuple | list):  # fx's own immutable lists among them
+    elif type(value) in SEQUENCES:
         for part in value:
             _arguments(node, part)
-    elif isinstance(value, dict):
+    elif type(value) in MAPPINGS:
         for key, part in value.items():
             if type(key) not in (str, int):
                 raise GuardError(

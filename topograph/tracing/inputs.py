@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 
@@ -41,9 +41,3 @@ def named_inputs(arguments: inspect.BoundArguments) -> Iterator[tuple[str, Any]]
             yield from value.items()
         else:
             yield name, value
-
-
-def placeholder_inputs(graph: fx.Graph, arguments: inspect.BoundArguments) -> dict[str, Any]:
-    """Return the example inputs by the names of a graph's placeholder nodes."""
-    nodes = {node.target: node.name for node in graph.nodes if node.op == "placeholder"}
-    return {nodes[name]: value for name, value in named_inputs(arguments)}

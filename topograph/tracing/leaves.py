@@ -28,3 +28,12 @@ def paths_by_module(model: nn.Module) -> dict[int, str]:
     for path, module in model.named_modules(remove_duplicate=False):
         paths.setdefault(id(module), path)
     return paths
+
+
+def paths_by_tensor(model: nn.Module) -> dict[int, str]:
+    """Return each parameter's and buffer's first path, by the tensor's identity."""
+    paths: dict[int, str] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for path, tensor in named(remove_duplicate=False):
+            paths.setdefault(id(tensor), path)
+    return paths

@@ -19,23 +19,28 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from topograph.tracing.inputs import named_inputs, own_inputs
-from topograph.tracing.leaves import is_leaf, paths_by_module
-from topograph.tracing.sizes import Size, plain
+from topograph.tracing.leaves import is_leaf, paths_by_module, paths_by_tensor
+from topograph.tracing.sizes import Size, erase_unread_sizes, plain
 
 ONE_AT_A_TIME = threading.RLock()  # nn.Module.__call__ is replaced while a model is recorded
 CONSTANTS = (type(None), bool, int, float, str, complex, torch.dtype, torch.device, torch.layout)
 CONSTANT_TYPES = (*CONSTANTS, torch.memory_format, type(Ellipsis))
 VALUE_READS = set(
-    ["item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__"]
+    ("item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __array__ ").split()
 )
-UNSEEN = set(["register_hook", "backward", "retain_grad", "requires_grad_", "__repr__", "__format__"])
+UNSEEN = set(
+    ["register_hook", "backward", "retain_grad", "requires_grad_", "__repr__", "__format__"]
+)
 DERIVED = {"T", "mT", "H", "mH", "real", "imag"}
 REFLECTED = ["add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod"]
 OPERATORS: dict[Any, Callable[..., Any]] = {
     getattr(torch.Tensor, f"__{name}__"): getattr(
         operator, name if name not in ("and", "or") else f"{name}_"
     )
-    for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lt", "le", "gt", "ge", "eq", "ne", "neg", "invert", "getitem", "setitem", "iadd", "isub", "imul", "itruediv"]
+    for name in (
+        "add sub mul truediv floordiv mod pow matmul and or xor lt le gt ge eq ne neg "
+        "invert getitem setitem iadd isub imul itruediv "
+    ).split()
 }
 
 
@@ -69,7 +74,7 @@ class Recorder(TorchFunctionMode):
         self._open: list[str] = [""]
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # an id is only an identity while its object lives
-        self._state = {id(t): path for path, t in _named_state(model)}
+        self._state = paths_by_tensor(model)
         self._state_nodes: dict[str, fx.Node] = {}
         self._first_input: fx.Node | None = None
 
@@ -88,7 +93,7 @@ class Recorder(TorchFunctionMode):
             finally:
                 self.active = False
         self.graph.output(result)
-        _erase_unread_sizes(self.graph)
+        erase_unread_sizes(self.graph)
         return self.graph
 
     def __torch_function__(
@@ -281,15 +286,6 @@ class Recorder(TorchFunctionMode):
             self._open.pop()
 
 
-def _named_state(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    seen: set[int] = set()
-    for named in (model.named_parameters, model.named_buffers):
-        for path, tensor in named(remove_duplicate=False):
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield path, tensor
-
-
 def _tensors(value: Any) -> bool:
     return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
 
@@ -302,13 +298,3 @@ def _anew(output: Any, inputs: Any) -> Any:
         return value.view_as(value) if id(value) in given else value
 
     return pytree.tree_map_only(torch.Tensor, own, output)
-
-
-def _erase_unread_sizes(graph: fx.Graph) -> None:
-    arithmetic = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod}
-    for node in reversed(list(graph.nodes)):
-        size = node.op == "call_method" and node.target in ("size", "numel")
-        read = node.op == "call_function" and node.target in (operator.getitem, getattr)
-        sum_of_sizes = node.op == "call_function" and node.target in arithmetic
-        if not node.users and (size or read or sum_of_sizes or node.op == "get_attr"):
-            graph.erase_node(node)

@@ -65,3 +65,14 @@ def plain(value: Any) -> Any:
     if type(value) is dict:
         return {key: plain(item) for key, item in value.items()}
     return value
+
+
+def erase_unread_sizes(graph: fx.Graph) -> None:
+    """Erase what was written down about sizes and parts that nothing reads in the end."""
+    arithmetic = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod}
+    for node in reversed(list(graph.nodes)):
+        size = node.op == "call_method" and node.target in ("size", "numel")
+        read = node.op == "call_function" and node.target in (operator.getitem, getattr)
+        sum_of_sizes = node.op == "call_function" and node.target in arithmetic
+        if not node.users and (size or read or sum_of_sizes or node.op == "get_attr"):
+            graph.erase_node(node)

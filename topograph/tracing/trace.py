@@ -11,7 +11,7 @@ from torch import fx, nn
 from topograph.errors import TopographError, TraceError
 from topograph.topology import Topology
 from topograph.tracing.describe import describe
-from topograph.tracing.inputs import bind_inputs, placeholder_inputs
+from topograph.tracing.inputs import bind_inputs, named_inputs, own_inputs
 from topograph.tracing.modes import differing_owners, merge_modes
 from topograph.tracing.module import Network, build
 from topograph.tracing.preserve import preserved, set_mode
@@ -120,7 +120,7 @@ def trace(
     with preserved(model):
         graph, closed = _record(model, arguments, closed, opened)
     network = build(graph, model, type(model).__name__)
-    inputs = placeholder_inputs(graph, arguments)
+    inputs = dict(named_inputs(arguments))
     values = find_values(network, inputs)
     notes = [values.note] if values.note else []
     if not fake:
@@ -206,8 +206,9 @@ def _cannot(
     """Tell a model that fails by itself from one that only cannot be recorded."""
     name = type(model).__name__
     try:
+        given = own_inputs(arguments)
         with preserved(model), torch.no_grad():
-            model(*arguments.args, **arguments.kwargs)
+            model(*given.args, **given.kwargs)
     except Exception as own:
         return TraceError(
             f"{name} fails on the example inputs, also without topograph: {type(own).__name__}: {own}"
