@@ -131,10 +131,10 @@ def renamed_function():
 
 GRAPHS = {
     "a submodule's name is code": (lambda: crafted("call_module", f"fc({EVIL})"), r"fc\(torch"),
-    "a quote in a module's name": (lambda: crafted("call_module", f'fc"),{EVIL},("'), "not a plain"),
+    "a quote in a module's name": (lambda: crafted("call_module", f'fc"),{EVIL},("'), "no plain"),
     "a module's dunder": (lambda: crafted("call_module", "fc.__class__"), "'__class__' in the path"),
     "an unknown module": (lambda: crafted("call_module", "fd"), "the model has no module 'fd'"),
-    "a target of another type": (lambda: crafted("call_module", Loud("fc")), "not a plain name"),
+    "a target of another type": (lambda: crafted("call_module", Loud("fc")), "no plain name"),
     "a method is code": (lambda: crafted("call_method", f"relu(); {EVIL}; (x"), "not a method"),
     "a dunder method": (lambda: crafted("call_method", "__reduce_ex__"), "Tensor.__reduce_ex__"),
     "a method that registers": (lambda: crafted("call_method", "register_hook"), "register_hook"),
@@ -233,7 +233,7 @@ def test_a_model_with_a_crafted_module_name_is_refused(key):
         def forward(self, x):
             return self.parts._modules[key](x)
 
-    with pytest.raises(tg.GuardError, match="is not a plain name; rename the module"):
+    with pytest.raises(tg.GuardError, match="is no plain name; rename the module"):
         tg.trace(Crafted(), (torch.ones(2, 4),))
 
 

@@ -1,11 +1,14 @@
 """Inputs of every form, closed and opened submodules, and tracing without inputs."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import topograph as tg
 from tests.zoo import BY_NAME, ROW, ZOO, Foreign, with_opaque
+from topograph.errors import ShapeError
 
 OTHER = ROW + 1
 
@@ -191,3 +194,37 @@ def test_a_closed_part_can_be_traced_around():
     change = tg.InsertLayer(where=tg.at("_1"), block=tg.Bottleneck(units=2))
     after = tg.apply(traced, tg.plan(traced, [change]), step=0).after
     assert torch.equal(after.module(ROW), model(ROW))
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x, mask=None, scale=1.0):
+        x = self.layer(x) * scale
+        return x if mask is None else x * mask
+
+
+def test_a_constant_of_the_recording_cannot_be_replaced_silently():
+    row = torch.randn(2, 3)
+    network = tg.trace(Masked(), (row,)).module
+    assert torch.equal(network(row, None), network(row, mask=None, scale=1.0))
+    for call in (
+        lambda: network(row, torch.ones(2, 3)),
+        lambda: network(row, mask=torch.ones(2, 3)),
+        lambda: copy.deepcopy(network)(row, mask=torch.ones(2, 3)),
+    ):
+        with pytest.raises(ShapeError, match="was traced with mask=None, so it cannot be called"):
+            call()
+    with pytest.raises(ShapeError, match=r"traced with scale=1\.0, .* another value \(float\)"):
+        network(row, scale=2.0)
+
+
+def test_a_grown_network_still_knows_its_constants():
+    row = torch.randn(2, 3)
+    traced = tg.trace(Masked(), (row,))
+    change = tg.InsertLayer(where=tg.named("layer"), block=tg.Bottleneck(units=2))
+    grown = tg.apply(traced, tg.plan(traced, [change])).after.module
+    with pytest.raises(ShapeError, match="was traced with mask=None"):
+        grown(row, torch.ones(2, 3))

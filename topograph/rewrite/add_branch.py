@@ -11,7 +11,10 @@ from topograph.rewrite.draft import Draft
 from topograph.spec import AddBranch, At, Refusal, places
 from topograph.topology import Node, Topology
 
-PRESERVES = True  # with a gate of 0; `plan` measures what another gate does
+
+def preserves(mutation: AddBranch) -> bool:
+    """Return whether the branch starts shut, so that the function stays."""
+    return mutation.gate == 0
 
 
 def resolve(mutation: AddBranch, topology: Topology) -> tuple[AddBranch, ...]:

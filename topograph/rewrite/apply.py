@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from topograph.errors import DriftError, NonFiniteError, ShapeError
+from topograph.errors import DriftError, NonFiniteError, RefusedError, ShapeError
 from topograph.rewrite.blocks import set_start
 from topograph.rewrite.draft import Draft
 from topograph.rewrite.plan import carry_out, finish
@@ -69,7 +69,8 @@ class Revision:
         return self.plan.diff
 
     def __str__(self) -> str:
-        return f"{self.before.topology.fingerprint[:12]} -> {self.after.topology.fingerprint[:12]}\n{self.diff}"
+        before, after = self.before.topology, self.after.topology
+        return f"{before.fingerprint[:12]} -> {after.fingerprint[:12]}\n{self.diff}"
 
 
 def apply(
@@ -98,6 +99,7 @@ def apply(
         DriftError: The plan was made for another topology, or is already applied.
         ShapeError: A direction does not fit the new layer.
         NonFiniteError: The step or a direction is not finite.
+        RefusedError: The plan failed one of its checks.
 
     Example:
         >>> import topograph as tg, torch
@@ -123,7 +125,8 @@ def apply(
     if after.topology.fingerprint != plan.after_sha256:
         raise DriftError(
             f"the plan promises {plan.after_sha256[:12]} but makes "
-            f"{after.topology.fingerprint[:12]}; it was edited or made by another version: plan anew"
+            f"{after.topology.fingerprint[:12]}; "
+            "it was edited, or made by another version: plan anew"
         )
     revision = Revision(traced, after, plan)
     if length:
@@ -181,6 +184,11 @@ def undo(revision: Revision) -> TracedModel:
 
 
 def _same_base(traced: TracedModel, plan: Plan) -> None:
+    for check in plan.checks:
+        if not check.passed:
+            raise RefusedError(
+                f"the plan failed its check of {check.name} ({check.found}); nothing was changed"
+            )
     fingerprint = traced.topology.fingerprint
     again = {digest(c.mutation) for c in plan.changes} & set(traced.topology.applied)
     if again:

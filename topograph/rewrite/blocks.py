@@ -1,4 +1,4 @@
-"""Blocks as modules and nodes: ordinary torch layers, so that a grown network is an ordinary one."""
+"""Blocks as modules and nodes: plain torch layers, so that a grown network is a plain one."""
 
 import math
 import operator

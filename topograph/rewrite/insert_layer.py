@@ -12,7 +12,12 @@ from topograph.spec import At, Between, InsertLayer, Place, Refusal, places
 from topograph.topology import Topology
 from topograph.tracing.describe import uses
 
-PRESERVES = True
+
+def preserves(mutation: InsertLayer) -> bool:
+    """Return True: a block starts as the identity."""
+    return True
+
+
 SIZES = ("size", "numel")
 
 
@@ -74,7 +79,7 @@ def rewrite(draft: Draft, mutation: InsertLayer, name: str, seed: int) -> nn.Mod
 
 
 def _replace_use(reader: fx.Node, slot: int, value: fx.Node) -> None:
-    """Make one use of a value read another node; `Node.replace_input_with` would change them all."""
+    """Make one use read another node; `Node.replace_input_with` would change all of a reader's."""
     counter = itertools.count()
 
     def swap(node: fx.Node) -> fx.Node:

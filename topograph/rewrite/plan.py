@@ -38,9 +38,10 @@ def candidates(
 
     Example:
         >>> import topograph as tg, torch
-        >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()), (torch.zeros(2, 4),))
-        >>> [m.where.node for m in tg.candidates(
-        ...     traced, [tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=2))])]
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+        >>> traced = tg.trace(model, (torch.zeros(2, 4),))
+        >>> change = tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=2))
+        >>> [mutation.where.node for mutation in tg.candidates(traced, [change])]
         ['_1']
 
     References:
@@ -124,7 +125,7 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
     base = draft.base
     assert base.values is not None
     draft.graph.lint()
-    network = build(draft.graph, draft.tree, base.topology.name)
+    network = build(draft.graph, draft.tree, base.topology.name, base.module.constants)
     kept = {name: value for name, value in base.values.by_node.items() if name in draft.nodes}
     values = replace(base.values, by_node=kept)
     if moves_written_memory(draft):
@@ -185,7 +186,7 @@ def _checks(
     )
     first, second = _run(before.module, before.inputs), _run(after.module, after.inputs)
     change = max_difference(first, second)
-    keeps = all(rule_for(change.mutation).preserves for change in changes)
+    keeps = all(rule_for(change.mutation).preserves(change.mutation) for change in changes)
     finite = all(torch.isfinite(t).all() for t in second)
     return (
         shapes,
@@ -217,7 +218,7 @@ def max_difference(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]
 
 
 def _noise(outputs: Sequence[torch.Tensor]) -> float:
-    """Return what rounding alone may change: eight units in the last place of the largest output."""
+    """Return what rounding alone may change: eight units in the last place of the largest."""
     bounds = [
         8 * torch.finfo(t.dtype).eps * t.abs().max().item()
         for t in outputs

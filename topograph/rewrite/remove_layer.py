@@ -8,8 +8,12 @@ from topograph.spec import At, Refusal, RemoveLayer, places
 from topograph.topology import Topology
 from topograph.tracing.describe import uses
 
-PRESERVES = False
 PURE = ("size", "getitem", "getattr", "parameter")
+
+
+def preserves(mutation: RemoveLayer) -> bool:
+    """Return False: what is removed did something."""
+    return False
 
 
 def resolve(mutation: RemoveLayer, topology: Topology) -> tuple[RemoveLayer, ...]:
@@ -49,7 +53,8 @@ def check(draft: Draft, mutation: RemoveLayer) -> Refusal | None:
     if (node.shape, node.dtype) != (source.shape, source.dtype):
         return Refusal(
             node=node.name,
-            reason=f"it makes {_shape(node.shape)} {node.dtype} of {_shape(source.shape)} {source.dtype}",
+            reason=f"it makes {_shape(node.shape)} {node.dtype} of "
+            f"{_shape(source.shape)} {source.dtype}",
             fix="remove only layers that keep the shape",
         )
     return bypass_hazard(draft, node.name, source.name)

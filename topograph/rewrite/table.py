@@ -25,18 +25,18 @@ class Rule:
         check: Why it cannot be done at its place, or None.
         rewrite: Does it on a draft; returns the new module, if any.
         stem: What the new module's name starts with, or None.
-        preserves: Whether it keeps the function, apart from a start.
+        preserves: Whether a mutation keeps the function, apart from a start.
     """
 
     resolve: Callable[[Any, Topology], tuple[Any, ...]]
     check: Callable[[Draft, Any], Refusal | None]
     rewrite: Callable[[Draft, Any, Any, int], nn.Module | None]
     stem: Callable[[Any], str | None]
-    preserves: bool
+    preserves: Callable[[Any], bool]
 
 
 def _rule(home: ModuleType) -> Rule:
-    return Rule(home.resolve, home.check, home.rewrite, home.stem, home.PRESERVES)
+    return Rule(home.resolve, home.check, home.rewrite, home.stem, home.preserves)
 
 
 RULES: dict[type, Rule] = {

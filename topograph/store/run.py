@@ -116,10 +116,10 @@ class Run:
 
         Example:
             >>> import topograph as tg
-            >>> tg.Run.open("no/such/run")
+            >>> tg.Run.open("no/run")
             Traceback (most recent call last):
                 ...
-            topograph.errors.StoreError: no/such/run: the run directory does not exist; check the path
+            topograph.errors.StoreError: no/run: the run directory does not exist; check the path
 
         References:
             https://man7.org/linux/man-pages/man2/flock.2.html

@@ -87,17 +87,23 @@ def _agree(known: Axes, proposed: Axes | None) -> Axes:
 def _last(rank: int, middle: Axes = ()) -> Axes:
     """Batch first, channel last; three axes are tokens in between, more only what is known."""
     if rank < 2:
-        return ("channel",) * rank
-    known = middle[1:-1] if len(middle) == rank else ("unknown",) * (rank - 2)
-    if rank == 3 and known == ("unknown",):
-        known = ("tokens",)
+        return ("channel",) if rank else ()
+    known = middle[1:-1] if len(middle) == rank else _unknown(rank - 2)
+    if rank == 3 and known == _unknown(1):
+        return ("unknown", "tokens", "channel")
     return ("unknown", *known, "channel")
+
+
+def _unknown(rank: int) -> Axes:
+    return tuple("unknown" for _ in range(rank))
 
 
 def _first(rank: int, spatial: int) -> Axes | None:
     if rank != spatial + 2:
         return None
-    return ("unknown", "channel", *(("space",) * spatial))
+    channel: Axes = ("unknown", "channel")
+    space: Axes = tuple("space" for _ in range(spatial))
+    return channel + space
 
 
 def _made(
@@ -122,7 +128,7 @@ def _made(
     if op == "cat":
         same = [found[s.name] for s in sources if len(found[s.name]) == len(shape)]
         known = [axes for axes in same if "unknown" not in axes]
-        return (known or same or [None])[0]
+        return next(iter(known or same), None)
     if op in KEEPS_RANK:
         return given
     rule = RULES.get(op)

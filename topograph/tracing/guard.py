@@ -67,7 +67,7 @@ def _allowed_functions() -> frozenset[Any]:
 
 
 def _is_plain(function: Any) -> bool:
-    """Return whether this is a function of a library, under a name that calls nothing of Python's."""
+    """Return whether this is a library's function, under a name that calls nothing of Python's."""
     name = getattr(function, "__name__", "__")
     return inspect.isroutine(function) and not name.startswith(("__", "_has_torch"))
 
@@ -175,7 +175,7 @@ def _path(node: fx.Node, target: Any) -> None:
     for part in parts:
         if type(part) is not str or not PATH_PART.fullmatch(part):
             raise GuardError(
-                f"{node.name}: {part!r} in the path {target!r} is not a plain name; rename the module"
+                f"{node.name}: {part!r} in the path {target!r} is no plain name; rename the module"
             )
 
 

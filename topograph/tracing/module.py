@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import fx, nn
 
-from topograph.errors import TraceError
+from topograph.errors import ShapeError, TraceError
 from topograph.tracing.guard import guard
 
+Constants = tuple[tuple[int, str, Any], ...]
 STATE = ("_parameters", "_buffers", "_modules")
 
 
@@ -16,13 +17,28 @@ class Network(fx.GraphModule):
 
     A plain ``GraphModule`` holds only what its graph refers to, so that unused parameters, tied
     names and the persistence of buffers are lost; this one has the same ``state_dict`` keys,
-    parameters and buffers as the original, also after ``deepcopy``.
+    parameters and buffers as the original, also after ``deepcopy``. Inputs that were constants
+    while it was recorded, None among them, are part of the graph: a call with others is an error.
     """
 
+    constants: Constants = ()  # position, name and value of those inputs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph, unless an input differs from what it was recorded with."""
+        for position, name, constant in self.constants:
+            given = args[position] if position < len(args) else kwargs.get(name, constant)
+            if given is not constant and (type(given) is not type(constant) or given != constant):
+                raise ShapeError(
+                    f"the model was traced with {name}={constant!r}, so it cannot be called with "
+                    f"another value ({type(given).__name__}); trace it with that input"
+                )
+        return super().__call__(*args, **kwargs)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
-        copied = super().__deepcopy__(memo)
+        copied: Network = super().__deepcopy__(memo)  # type: ignore[assignment]
         _graft(copied, {name: copy.deepcopy(getattr(self, name), memo) for name in STATE})
         copied._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
+        copied.constants = self.constants
         return copied
 
     def __reduce__(self) -> Any:
@@ -32,7 +48,7 @@ class Network(fx.GraphModule):
         )
 
 
-def build(graph: fx.Graph, tree: nn.Module, name: str) -> Network:
+def build(graph: fx.Graph, tree: nn.Module, name: str, constants: Constants = ()) -> Network:
     """Return a module that runs a graph on a module tree, after the guard has passed it.
 
     The tree's top-level containers are copied, so that adding a module to the network adds none to
@@ -42,10 +58,12 @@ def build(graph: fx.Graph, tree: nn.Module, name: str) -> Network:
         GuardError: The graph holds something that must not reach generated code.
     """
     guard(graph, tree)
-    network = Network(tree, graph, class_name=name if name.isidentifier() else "Network")
+    named = name if name.isidentifier() else "Network"
+    network: Network = Network(tree, graph, class_name=named)
     _graft(network, {store: dict(getattr(tree, store)) for store in STATE})
     network._non_persistent_buffers_set = set(tree._non_persistent_buffers_set)
     network.training = tree.training
+    network.constants = constants
     return network
 
 

@@ -65,7 +65,7 @@ def recipe_for(value: Any, read: list[torch.Tensor], written: bool, flops: int) 
 
 
 def _layer_key(module: nn.Module | None) -> Hashable | None:
-    """Return a layer's type and settings; None for a layer that is not torch's own, or is hooked."""
+    """Return a layer's type and settings; None for one that is not torch's own, or is hooked."""
     if module is None or not type(module).__module__.startswith("torch.nn.modules."):
         return None
     hooked = module._forward_hooks or module._forward_pre_hooks

@@ -258,7 +258,7 @@ class Recorder(TorchFunctionMode):
             yield
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
-            torch.autograd.Function.apply = apply
+            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
 
     def _module(self, call: Any, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
         closed = path in self._closed or (is_leaf(module) and path not in self._opened)

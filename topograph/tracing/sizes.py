@@ -21,6 +21,7 @@ class Size(int):
     source: Source
 
     def __new__(cls, value: int, node: fx.Node, source: Source) -> "Size":
+        """Return an integer that remembers a node."""
         size = int.__new__(cls, value)
         size.node, size.source = node, source
         return size

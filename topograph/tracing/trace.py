@@ -15,7 +15,7 @@ from topograph.tracing.inputs import bind_inputs, named_inputs, own_inputs
 from topograph.tracing.modes import differing_owners, merge_modes
 from topograph.tracing.module import Network, build
 from topograph.tracing.preserve import preserved, set_mode
-from topograph.tracing.record import Recorder, Unrecordable
+from topograph.tracing.record import CONSTANTS, Recorder, Unrecordable
 from topograph.tracing.symbolic import trace_symbolically
 from topograph.tracing.values import Values, find_values
 from topograph.tracing.verify import compare
@@ -119,7 +119,12 @@ def trace(
         ) from None
     with preserved(model):
         graph, closed = _record(model, arguments, closed, opened)
-    network = build(graph, model, type(model).__name__)
+    constants = tuple(
+        (position, name, value)
+        for position, (name, value) in enumerate(named_inputs(arguments))
+        if type(value) in CONSTANTS
+    )
+    network = build(graph, model, type(model).__name__, constants)
     inputs = dict(named_inputs(arguments))
     values = find_values(network, inputs)
     notes = [values.note] if values.note else []
@@ -211,10 +216,12 @@ def _cannot(
             model(*given.args, **given.kwargs)
     except Exception as own:
         return TraceError(
-            f"{name} fails on the example inputs, also without topograph: {type(own).__name__}: {own}"
+            f"{name} fails on the example inputs, also without topograph: "
+            f"{type(own).__name__}: {own}"
         )
     return TraceError(
-        f"{name}.forward itself {error.reason}; move that part into a submodule, which then stays whole"
+        f"{name}.forward itself {error.reason}; "
+        "move that part into a submodule, which then stays whole"
     )
 
 

@@ -115,7 +115,7 @@ def batch_size(inputs: Mapping[str, Any]) -> int:
 
 
 def with_batch(inputs: Any, batch: int, size: int) -> Any:
-    """Return inputs whose tensors of `batch` rows have `size` rows: cut, or repeated from the top."""
+    """Return inputs with tensors of `batch` rows cut to `size` rows, or repeated from the top."""
 
     def resize(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.ndim == 0 or tensor.shape[0] != batch:

@@ -1,4 +1,4 @@
-"""Does the record compute what the model computes?"""
+"""Whether a record computes what the model computes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
