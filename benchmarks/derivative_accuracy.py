@@ -135,11 +135,13 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     most, rows = options.edges or (2 if options.quick else 8), []
+    worst: defaultdict[tuple[str, str, str], list[list[float]]] = defaultdict(list)
     for name, model, x in nets():
         y = torch.randint(0, 5, (len(x),))
         for _ in range(5):
             model.train()(x)
         traced = tg.trace(model.eval(), (x,))
+        kinks = any(isinstance(layer, nn.ReLU) for layer in model.modules())
         for title, block in blocks(isinstance(model, ConvNet)):
             found: defaultdict[str, list[list[float]]] = defaultdict(list)
             for change in changes(traced, block, most):
@@ -153,6 +155,8 @@ def main() -> None:
                 for kind, way in (("leading", (score.direction, score.value)), ("random", drawn)):
                     found[kind].append(errors(network, layers, *way, *rest))
             for kind, values in found.items():
+                family = getattr(block, "activation", "one matrix" if block else "gate")
+                worst["ReLU" if kinks else "smooth", family, kind] += values
                 each = [
                     f"{statistics.median(c):.0e} / {max(c):.0e}" for c in zip(*values, strict=True)
                 ]
@@ -162,9 +166,18 @@ def main() -> None:
         f"worst |measured / predicted - 1| over the places, at most {most} of a net and block; "
         "`1e-3 both`: the mean of the steps 1e-3 and -1e-3."
     )
-    header = ["net", "block", "direction", "places", *(f"{e:.0e}" for e in STEPS), "1e-3 both"]
+    steps = [*(f"{e:.0e}" for e in STEPS), "1e-3 both"]
+    summary = table(
+        ["nets", "block", "direction", "places", *steps],
+        [
+            (*key, len(values), *(f"{max(column):.0e}" for column in zip(*values, strict=True)))
+            for key, values in sorted(worst.items(), reverse=True)
+        ],
+    )
+    each = table(["net", "block", "direction", "places", *steps], rows)
     title = "Predicted against measured change of the loss"
-    report(__file__, title, configuration, table(header, rows), not options.no_write)
+    body = f"The worst place of all:\n\n{summary}\n\nEach net and block:\n\n{each}"
+    report(__file__, title, configuration, body, not options.no_write)
 
 
 if __name__ == "__main__":
