@@ -1,5 +1,6 @@
 """`TopologyDiff`: what is different between two topologies."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import model_validator
@@ -116,19 +117,22 @@ def diff(before: Topology, after: Topology) -> TopologyDiff:
                 f"diff compares two Topology values, got {type(value).__name__}; "
                 "pass traced.topology"
             )
-    old, new = _with_sizes(before), _with_sizes(after)
+    old_state = {parameter.path: parameter for parameter in before.parameters}
+    new_state = {parameter.path: parameter for parameter in after.parameters}
     changes = []
     for name in _merged_order(before, after):
-        if name not in new:
-            line = summary(before.by_name[name])
-            changes.append(NodeChange(change="removed", name=name, summary=line))
-        elif name not in old:
-            line = summary(after.by_name[name])
-            changes.append(NodeChange(change="added", name=name, summary=line))
-        elif old[name] != new[name]:
-            fields = _field_changes(old[name], new[name])
-            line = after.by_name[name].op
-            changes.append(NodeChange(change="changed", name=name, summary=line, fields=fields))
+        old, new = before.by_name.get(name), after.by_name.get(name)
+        if new is None and old is not None:
+            changes.append(NodeChange(change="removed", name=name, summary=summary(old)))
+        elif old is None and new is not None:
+            changes.append(NodeChange(change="added", name=name, summary=summary(new)))
+        elif old is not None and new is not None:
+            same = all(old_state.get(path) == new_state.get(path) for path in new.parameters)
+            if old == new and same:
+                continue
+            fields = _field_changes(_with_sizes(old, old_state), _with_sizes(new, new_state))
+            change = NodeChange(change="changed", name=name, summary=new.op, fields=fields)
+            changes += [change] if fields else []
     return TopologyDiff(
         before=before.fingerprint,
         after=after.fingerprint,
@@ -158,23 +162,15 @@ def _field_changes(
     )
 
 
-def _with_sizes(topology: Topology) -> dict[str, dict[tuple[str, str], str]]:
-    """Return each node's compared fields as text, its parameters' shapes among them.
+def _with_sizes(node: Node, state: Mapping[str, Parameter]) -> dict[tuple[str, str], str]:
+    """Return a node's compared fields as text, its parameters' shapes among them.
 
     Keys are pairs, since a parameter's path may be the name of a field.
     """
-    sizes = {p.path: p for p in topology.parameters}
     return {
-        node.name: {
-            **{("field", field): _text(getattr(node, field)) for field in COMPARED},
-            **{
-                ("parameter", path): _tensor(sizes[path])
-                for path in node.parameters
-                if path in sizes
-            },
-            ("field", "parameters"): _text(node.parameters),
-        }
-        for node in topology.nodes
+        **{("field", field): _text(getattr(node, field)) for field in COMPARED},
+        **{("parameter", path): _tensor(state[path]) for path in node.parameters if path in state},
+        ("field", "parameters"): _text(node.parameters),
     }
 
 
