@@ -52,8 +52,10 @@ def _version(asked: bool) -> None:
 
 @app.command(rich_help_panel=GROW)
 def demo(
-    run: Annotated[Path, typer.Option(help="Where the run is kept")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs to train")] = 60,
+    run: Annotated[
+        Path | None, typer.Option(help="Where the run is kept; default runs/demo, runs/demo-2, …")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs to train")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and batches")] = 0,
 ) -> None:
     """Grow a small network on bundled digits and write a report."""

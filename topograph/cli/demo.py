@@ -1,5 +1,6 @@
 """`demo`: a small network learns scikit-learn's digits, and grows where it pays."""
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,8 +82,11 @@ def experiment(epochs: int, seed: int) -> Experiment:
     )
 
 
-def demo(run: Path, epochs: int, seed: int) -> None:
+def demo(run: Path | None, epochs: int, seed: int) -> None:
     """Train, grow, and show what came of it beside the same network left as it was."""
+    if run is None:
+        names = itertools.chain(["demo"], (f"demo-{number}" for number in itertools.count(2)))
+        run = next(place for name in names if not (place := Path("runs") / name).exists())
     if run.exists():
         raise StoreError(f"{run}: is there already; remove it, or give another --run")
     threads = torch.get_num_threads()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import nn
 
 from topograph.cli.loading import load_inputs, load_model
 from topograph.cli.output import say, write_bytes
@@ -10,7 +11,7 @@ from topograph.spec import History
 from topograph.store import read_history, read_topology, replay, undo_run
 from topograph.topology import Topology
 
-__all__ = ["read_history", "read_run", "replay_run", "undo_run"]
+__all__ = ["read_history", "read_run", "replay_run", "undo_run", "weights"]
 
 
 def read_run(run: Path) -> tuple[History, dict[int, Topology]]:
@@ -32,11 +33,13 @@ def replay_run(
     inputs, named = load_inputs(shapes, data)
     traced = replay(run, base, inputs, named, number=number)
     if output is not None:
-        tensors = {key: value.contiguous() for key, value in traced.module.state_dict().items()}
-        owned = {
-            key: value.clone() for key, value in tensors.items()
-        }  # tied ones are written twice
-        write_bytes(output, save(owned))
+        write_bytes(output, weights(traced.module))
     say(str(traced.topology))
     if output is not None:
         say(f"wrote {output}")
+
+
+def weights(module: nn.Module) -> bytes:
+    """Return a module's state as a safetensors file that ``load_state_dict`` takes."""
+    state = module.state_dict()  # tied tensors are written twice: the format has no aliases
+    return save({key: value.detach().clone().contiguous() for key, value in state.items()})

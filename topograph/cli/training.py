@@ -9,8 +9,8 @@ from rich.text import Text
 from torch import nn
 
 from topograph.cli.loading import batches_of, call, guarded, kind_of
-from topograph.cli.output import console, say, show, write_text
-from topograph.cli.runs import read_run
+from topograph.cli.output import console, say, show, write_bytes, write_text
+from topograph.cli.runs import read_run, weights
 from topograph.errors import SpecError
 from topograph.growth import Experiment, run_experiment
 from topograph.growth.experiment import Progress as Step
@@ -35,7 +35,7 @@ def grow(reference: str, policy: Path, run: Path) -> None:
 
 
 def train(experiment: Experiment, policy: Policy, run: Path) -> list[Step]:
-    """Run an experiment with a progress bar; show every growth; write the report.
+    """Run an experiment with a progress bar; show every growth; write report and final model.
 
     Returns:
         All steps.
@@ -52,6 +52,7 @@ def train(experiment: Experiment, policy: Policy, run: Path) -> list[Step]:
                 _show_growth(step, experiment.steps)
     history, topologies = read_run(run)
     write_text(run / "report.html", render_history(history, topologies))
+    write_bytes(run / "model.safetensors", weights(steps[-1].grower.traced.module))
     return steps
 
 
@@ -63,6 +64,7 @@ def places(last: Step, run: Path) -> None:
         f"({last.growth_seconds / total:.1%})"
     )
     say(f"the run: {run}")
+    say(f"the final model: {run / 'model.safetensors'}")
     say(f"the report: {run / 'report.html'}")
 
 
