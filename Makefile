@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check long format bench clean
+.PHONY: demo test check long format clean
 
 demo: $(INSTALLED)
 	$(BIN)/topograph demo
