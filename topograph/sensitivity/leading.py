@@ -34,44 +34,42 @@ def leading_triple(matrix: Product) -> Triple:
     if min(matrix.shape) <= SMALL:
         u, s, vh = torch.linalg.svd(matrix.dense(), full_matrices=False)
         return Triple(u[:, 0], s[0].item(), vh[0])
+    most = min(MOST_STEPS, *matrix.shape)
+    rights = matrix.factors[-1].new_empty(most + 1, matrix.shape[1])
+    lefts = rights.new_empty(most, matrix.shape[0])
     start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0))
-    right = start.to(matrix.factors[0]) / start.norm().item()
-    rights: list[Tensor] = [right]
-    lefts: list[Tensor] = []
+    rights[0] = start / start.norm()
     diagonal: list[float] = []
     above: list[float] = []
-    value, tiny = 0.0, torch.finfo(right.dtype).tiny
-    for _ in range(min(MOST_STEPS, *matrix.shape)):
-        left = _orthogonal(matrix.times(rights[-1]), lefts)
+    value, tiny = 0.0, torch.finfo(rights.dtype).tiny
+    for step in range(most):
+        left = _orthogonal(matrix.times(rights[step]), lefts[:step])
         diagonal.append(left.norm().item())
-        lefts.append(left / max(diagonal[-1], tiny))
+        lefts[step] = left / max(diagonal[-1], tiny)
         before, (value, small_left, small_right) = value, _bidiagonal(diagonal, above)
-        right = _orthogonal(matrix.transposed_times(lefts[-1]), rights)
+        right = _orthogonal(matrix.transposed_times(lefts[step]), rights[: step + 1])
         length = right.norm().item()
         if abs(value - before) <= TOLERANCE * value or length <= tiny:
             break
         above.append(length)
-        rights.append(right / length)
-    u = torch.stack(lefts, 1) @ small_left.to(right)
-    v = torch.stack(rights[: len(lefts)], 1) @ small_right.to(right)
+        rights[step + 1] = right / length
+    u = small_left.to(lefts) @ lefts[: step + 1]
+    v = small_right.to(rights) @ rights[: step + 1]
     u, v = u / u.norm().clamp_min(tiny), v / v.norm().clamp_min(tiny)
     return Triple(u, torch.dot(u, matrix.times(v)).item(), v)
 
 
-def _orthogonal(vector: Tensor, others: list[Tensor]) -> Tensor:
-    """Return a vector without its parts along others; twice is enough."""
-    if others:
-        basis = torch.stack(others)
-        for _ in range(2):
-            vector = vector - basis.T @ (basis @ vector)
+def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
+    """Return a vector without its parts along the rows of a basis; twice is enough."""
+    for _ in range(2 if len(basis) else 0):
+        vector = torch.addmv(vector, basis.T, basis @ vector, alpha=-1)
     return vector
 
 
 def _bidiagonal(diagonal: list[float], above: list[float]) -> tuple[float, Tensor, Tensor]:
     """Return the leading triple of an upper bidiagonal matrix, in float64."""
-    size = len(diagonal)
     small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    if size > 1:
-        small += torch.diag(torch.tensor(above[: size - 1], dtype=torch.float64), 1)
+    if above:
+        small += torch.diag(torch.tensor(above, dtype=torch.float64), 1)
     u, s, vh = torch.linalg.svd(small)
     return s[0].item(), u[:, 0], vh[0]
