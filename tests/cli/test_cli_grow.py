@@ -19,7 +19,9 @@ def test_grow_shows_every_growth_and_leaves_the_run(cli, folder):
     assert "\nstep 2 of 6: growth 1\nwhy this edge" in found.out
     assert re.search(r"\n \*  after _\d: bottleneck, 4 units, gelu +\d", found.out)
     assert re.search(r"\n6 steps, 2 growths; parameters 303 -> 503; val_loss \d", found.out)
-    assert found.out.endswith("\nthe run: run\nthe report: run/report.html\n")
+    assert found.out.endswith(
+        "\nthe run: run\nthe final model: run/model.safetensors\nthe report: run/report.html\n"
+    )
     history = tg.read_history("run")
     assert [entry.kind for entry in history.entries].count("apply") == 2
     assert tg.Policy.load("run/policy.json") == tg.Policy.load("every.json")
@@ -98,9 +100,17 @@ def test_the_demo_grows_and_leaves_everything_in_its_run(cli, folder):
     assert "\n1 growth in 12 epochs" in found.out
     assert "held-out digits  before it grew  at the end  not grown" in found.out
     assert re.search(r"\n parameters +830 +1,806 +830 ", found.out)
-    assert found.out.endswith("\nthe run: run\nthe report: run/report.html\n")
+    assert found.out.endswith(
+        "\nthe run: run\nthe final model: run/model.safetensors\nthe report: run/report.html\n"
+    )
     names = {path.name for path in (folder / "run").iterdir()}
-    assert {"policy.json", "journal.sqlite", "report.html", "revisions"} <= names
+    assert {
+        "policy.json",
+        "journal.sqlite",
+        "model.safetensors",
+        "report.html",
+        "revisions",
+    } <= names
     history = tg.read_history("run")
     assert {path.name for path in (folder / "run" / "revisions").iterdir()} == {
         entry.folder for entry in history.entries
