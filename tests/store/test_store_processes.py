@@ -53,7 +53,10 @@ def test_child_of_a_fork_can_neither_write_nor_unlock(worker: Worker, closed: Pa
     assert said[1].startswith("LockedError")
 
 
-@pytest.mark.parametrize("seed", range(10))
+MORE = [pytest.param(seed, marks=pytest.mark.long) for seed in range(10, 200)]
+
+
+@pytest.mark.parametrize("seed", [*range(10), *MORE])
 def test_killed_while_committing(worker: Worker, closed: Path, seed: int) -> None:
     chance = random.Random(seed)
     child = worker.ask("commit", closed)
