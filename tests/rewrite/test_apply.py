@@ -24,7 +24,9 @@ def base():
 def test_the_table_covers_the_union():
     kinds, *_ = typing.get_args(Mutation)
     assert set(typing.get_args(kinds)) == set(RULES)
-    with pytest.raises(tg.SelectorError, match="Bottleneck is no mutation; give one of AddBranch"):
+    with pytest.raises(
+        tg.SelectorError, match="Bottleneck is no mutation; give a list of mutations"
+    ):
         rule_for(tg.Bottleneck(units=2))
 
 

@@ -228,3 +228,36 @@ def test_a_grown_network_still_knows_its_constants():
     grown = tg.apply(traced, tg.plan(traced, [change])).after.module
     with pytest.raises(ShapeError, match="was traced with mask=None"):
         grown(row, torch.ones(2, 3))
+
+
+class Positions(nn.Module):
+    """A slice up to a size, as every model with learned positions has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 6)
+        self.position = nn.Parameter(torch.randn(1, 9, 6))
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + self.position[:, : tokens.shape[1]]
+        x = nn.functional.dropout(x, 0.5, self.training)
+        return x + self.attention(x, x, x, need_weights=False)[0][:, : x.shape[1], -x.shape[2] :]
+
+
+def test_a_slice_up_to_a_size_stays_symbolic():
+    model, tokens = Positions(), torch.randint(0, 20, (2, 5))
+    traced = tg.trace(model, (tokens,))
+    assert tg.verify(model, traced, (tokens,)) == ()
+    longer = torch.randint(0, 20, (3, 8))
+    assert torch.equal(traced.module.eval()(longer), model.eval()(longer))
+    change = tg.InsertLayer(where=tg.at("add"), block=tg.Bottleneck(units=2))
+    grown = tg.apply(traced, tg.plan(traced, [change])).after.module.eval()
+    assert torch.equal(grown(longer), model(longer))
+
+
+def test_a_compiled_model_is_unwrapped_with_a_note():
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    traced = tg.trace(torch.compile(model, backend="eager"), (ROW,))
+    assert traced.module.get_parameter("0.weight") is model[0].weight
+    assert "wrapper was taken off" in traced.notes[0]

@@ -55,5 +55,7 @@ def rule_for(mutation: AnyMutation) -> Rule:
     rule = RULES.get(type(mutation))
     if rule is None:
         kinds = ", ".join(sorted(kind.__name__ for kind in RULES))
-        raise SelectorError(f"{type(mutation).__name__} is no mutation; give one of {kinds}")
+        raise SelectorError(
+            f"{type(mutation).__name__} is no mutation; give a list of mutations ({kinds})"
+        )
     return rule

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 Owners = Mapping[str, str]
@@ -40,26 +41,31 @@ def merge_modes(train: fx.Graph, evaluation: fx.Graph, owners: dict[str, str]) -
 
     Both graphs must have the same calls in the same order, as `differing_owners` found.
     """
-    position = {node: index for index, node in enumerate(evaluation.nodes)}
-    twins = dict(zip(train.nodes, evaluation.nodes, strict=True))
+    ours_of = dict(zip(evaluation.nodes, train.nodes, strict=True))
     failed = []
-    for node, twin in list(twins.items()):
+    for twin, node in ours_of.items():
         ours, layout = _flatten((node.args, node.kwargs))
-        theirs, other_layout = _flatten((twin.args, twin.kwargs))
+        read = map_arg((twin.args, twin.kwargs), ours_of.__getitem__)
+        theirs, other_layout = _flatten(read)
         owner = owners.get(node.name, "")
         if layout != other_layout:
             failed.append(owner)
             continue
         for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            if isinstance(mine, fx.Node) and isinstance(other, fx.Node):
-                if position[twins[mine]] != position[other]:
-                    failed.append(owner)
-            elif type(mine) is not type(other) or isinstance(mine, fx.Node):
+            if _same(mine, other):
+                continue
+            if _reads(mine) or _reads(other) or type(mine) is not type(other):
                 failed.append(owner)
-            elif not _same(mine, other):
+            else:
                 ours[index] = _by_mode(train, node, owner, mine, other)
         node.args, node.kwargs = pytree.tree_unflatten(ours, layout)
     return sorted(set(failed))
+
+
+def _reads(value: Any) -> bool:
+    """Return whether an argument is a node, or a slice between nodes."""
+    parts = (value.start, value.stop, value.step) if isinstance(value, slice) else (value,)
+    return any(isinstance(part, fx.Node) for part in parts)
 
 
 def _by_mode(graph: fx.Graph, node: fx.Node, owner: str, train: Any, evaluation: Any) -> fx.Node:

@@ -102,6 +102,9 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace takes an nn.Module, got {type(model).__name__}; call its factory")
+    compiled = getattr(model, "_orig_mod", None)  # torch.compile's wrapper
+    if isinstance(compiled, nn.Module):
+        model = compiled
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     for path in (*opaque, *transparent):
         if path not in paths:
@@ -128,6 +131,7 @@ def trace(
     inputs = dict(named_inputs(arguments))
     values = find_values(network, inputs)
     notes = [values.note] if values.note else []
+    notes += ["torch.compile's wrapper was taken off; recompile wraps it again"] if compiled else []
     if not fake:
         compare(model, network, given, dict(example_kwargs or {}), inputs)
     notes += _hook_notes(model)
