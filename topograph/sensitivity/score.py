@@ -16,7 +16,7 @@ from topograph.sensitivity.shortcuts import Value, hearing
 from topograph.sensitivity.statistics import Matrix, Statistic
 from topograph.sensitivity.tape import Loss, Probe, sweep
 from topograph.sensitivity.topological_derivative import Derivative, derivative, statistic
-from topograph.spec import AddBranch, At, Between, InsertLayer, Place, Refusal, RemoveLayer
+from topograph.spec import AddBranch, At, Between, InsertLayer, Place, Refusal, RemoveLayer, digest
 from topograph.tracing import TracedModel
 
 REFERENCE_STEP = 0.1  # candidates of first and second order are compared at this step
@@ -125,7 +125,9 @@ def score(
     if scorer not in SCORERS:
         raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
     places = scorable(traced, candidates)
-    wanted = list(dict.fromkeys(p for p in places if not isinstance(p, Refusal)))
+    applied = traced.topology.applied  # a plan would leave these out
+    free = (p for p in places if not isinstance(p, Refusal) and digest(p) not in applied)
+    wanted = list(dict.fromkeys(free))
     if not wanted:
         refusals = tuple(p for p in places if isinstance(p, Refusal))
         raise RefusedError("no candidate can be scored:", refusals)

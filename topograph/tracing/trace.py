@@ -105,6 +105,8 @@ def trace(
     compiled = getattr(model, "_orig_mod", None)  # torch.compile's wrapper
     if isinstance(compiled, nn.Module):
         model = compiled
+    if isinstance(example_inputs, torch.Tensor):
+        example_inputs = (example_inputs,)
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     for path in (*opaque, *transparent):
         if path not in paths:
