@@ -15,7 +15,7 @@ from topograph.growth.triggers import Watch, advance, after_growth, check_metric
 from topograph.rewrite import Revision, plan
 from topograph.sensitivity import Score, mean_loss, scorable, score
 from topograph.sensitivity.tape import Loss
-from topograph.spec import AddBranch, Growth, InsertLayer, Policy, Ranked, Refusal, digest
+from topograph.spec import AddBranch, Growth, InsertLayer, Policy, Ranked, Refusal
 from topograph.store import Run
 from topograph.tracing import TracedModel, trace
 from topograph.training import migrate, recompile
@@ -204,12 +204,8 @@ class Grower:
 
     def _scores(self, probe: list[Any], progress: bool) -> tuple[Score, ...]:
         """Return the scores of all places that are not taken yet and fit the budget."""
-        applied = self.traced.topology.applied
-        wanted = [
-            item
-            for item in _offered(self.traced, self.policy)
-            if not isinstance(item, Refusal) and digest(item) not in applied
-        ]
+        offered = _offered(self.traced, self.policy)
+        wanted = [item for item in offered if not isinstance(item, Refusal)]
         if not wanted:
             return ()
         found = score(
@@ -255,7 +251,7 @@ def _offered(traced: TracedModel, policy: Policy) -> list[InsertLayer | AddBranc
             found += scorable(traced, [mutation])
         except SelectorError as error:
             misses.append(error)
-    if not found:
+    if len(misses) == len(policy.candidates):
         raise misses[0]
     return found
 

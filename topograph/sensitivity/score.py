@@ -125,9 +125,7 @@ def score(
     if scorer not in SCORERS:
         raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
     places = scorable(traced, candidates)
-    applied = traced.topology.applied  # a plan would leave these out
-    free = (p for p in places if not isinstance(p, Refusal) and digest(p) not in applied)
-    wanted = list(dict.fromkeys(free))
+    wanted = list(dict.fromkeys(p for p in places if not isinstance(p, Refusal)))
     if not wanted:
         refusals = tuple(p for p in places if isinstance(p, Refusal))
         raise RefusedError("no candidate can be scored:", refusals)
@@ -149,7 +147,10 @@ def score(
 def scorable(
     traced: TracedModel, candidates: Sequence[AnyMutation]
 ) -> list[InsertLayer | AddBranch | Refusal]:
-    """Return the single places that requests mean, and why one of them cannot be scored."""
+    """Return the single places that requests mean, and why one of them cannot be scored.
+
+    What is applied already is left out, as a plan would leave it out.
+    """
     found: list[InsertLayer | AddBranch | Refusal] = []
     for item in resolve(traced, candidates):
         if isinstance(item, RemoveLayer):
@@ -165,7 +166,8 @@ def scorable(
         else:
             known = statistic(item)
             found.append(known if isinstance(known, Refusal) else item)
-    return found
+    applied = traced.topology.applied
+    return [p for p in found if isinstance(p, Refusal) or digest(p) not in applied]
 
 
 def _score(traced: TracedModel, mutation: InsertLayer | AddBranch, found: Derivative) -> Score:
