@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check long format clean
+.PHONY: demo test check long zoo format clean
 
 demo: $(INSTALLED)
 	$(BIN)/topograph demo
@@ -13,6 +13,9 @@ test: $(INSTALLED)
 
 long: $(INSTALLED)
 	$(BIN)/python -m pytest -m long
+
+zoo: .venv/.zoo
+	$(BIN)/python -m benchmarks.zoo_sweep
 
 check: .venv/.checked
 	$(BIN)/ruff format --check .
@@ -30,6 +33,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .venv/.checked: $(INSTALLED)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,check,benchmark]"
+	touch $@
+
+# torch is there already, so that torchvision's wheel (a CUDA build) brings no second one
+.venv/.zoo: $(INSTALLED)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,zoo]"
 	touch $@
 
 clean:

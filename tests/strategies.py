@@ -2,6 +2,7 @@
 
 import hypothesis.strategies as st
 
+from tests.random_models import random_models as random_models
 from topograph.spec import (
     AddBranch,
     After,
@@ -137,6 +138,7 @@ def node_fields(earlier: tuple[str, ...]) -> dict[str, st.SearchStrategy]:
         "kind": st.sampled_from(KINDS),
         "op": st.sampled_from(("linear", "relu", "conv2d", "add", "input", "output")),
         "target": st.sampled_from(("fc", "layers.0.fc", "torch.relu", "operator.add")),
+        "scope": st.sampled_from(("", "layers.0", "head")),
         "detail": st.sampled_from(("", "16, 32", "kernel_size=(3, 3)")),
         "inputs": tuples_of(st.sampled_from(earlier), max_size=3) if earlier else st.just(()),
         "shape": st.none() | tuples_of(st.integers(1, 99) | st.sampled_from(("N", "16N", "?"))),

@@ -36,8 +36,11 @@ def insert(units=4, **fields):
         (json.dumps(insert(10**12)).encode(), ("block.bottleneck.units", "65536")),
         (json.dumps(insert(0)).encode(), ("units",)),
         (json.dumps(insert(unit=3)).encode(), ("unit", "not permitted")),
-        (b'{"kind": "add_branch", "source": "_1", "target": "_3", "gate": NaN}', ("NaN",)),
-        (b'{"kind": "add_branch", "source": "_1", "target": "_3", "gate": 1e999}', ("too large",)),
+        (b'{"kind": "add_branch", "source": "relu_1", "target": "relu_3", "gate": NaN}', ("NaN",)),
+        (
+            b'{"kind": "add_branch", "source": "relu_1", "target": "relu_3", "gate": 1e999}',
+            ("too large",),
+        ),
         (b'{"kind": "x", "kind": "y"}', ("'kind' is given twice",)),
         (b"[" * 100_000, ("nested too deeply",)),
     ],
@@ -59,7 +62,7 @@ def test_a_mutations_file_that_is_a_folder_or_is_not_there(cli, folder):
 @pytest.mark.parametrize("field", ["source", "node", "op", "pattern"])
 def test_names_in_mutations_never_become_code(cli, folder, name, field):
     place = {
-        "source": {"kind": "between", "source": name, "target": "_1"},
+        "source": {"kind": "between", "source": name, "target": "relu_1"},
         "node": {"kind": "at", "node": name},
         "op": {"kind": "after", "op": name},
         "pattern": {"kind": "named", "pattern": name},
@@ -73,10 +76,13 @@ def test_names_in_mutations_never_become_code(cli, folder, name, field):
 @pytest.mark.parametrize(
     ("asked", "phrases"),
     [
-        ({"kind": "add_branch", "source": "input_1", "target": "_4"}, ("[N, 8]", "[N, 3]")),
-        ({"kind": "add_branch", "source": "_4", "target": "_1"}, ("_4",)),
-        ({"kind": "remove_layer", "where": {"kind": "at", "node": "_0"}}, ("_0", "[N, 8]")),
-        (insert(block={"kind": "conv_bottleneck", "units": 4}), ("_1: ",)),
+        ({"kind": "add_branch", "source": "input_1", "target": "linear_4"}, ("[N, 8]", "[N, 3]")),
+        ({"kind": "add_branch", "source": "linear_4", "target": "relu_1"}, ("linear_4",)),
+        (
+            {"kind": "remove_layer", "where": {"kind": "at", "node": "linear_0"}},
+            ("linear_0", "[N, 8]"),
+        ),
+        (insert(block={"kind": "conv_bottleneck", "units": 4}), ("relu_1: ",)),
         (insert(where={"kind": "at", "node": "relu"}), ("no node is called 'relu'", "nearest")),
     ],
 )
@@ -121,7 +127,7 @@ def test_a_plan_cut_short(planned, folder):
     [
         (("changes", 0, "mutation", "block", "units"), 5, "edited"),
         (("changes", 0, "name"), "other", "edited"),
-        (("changes", 1, "mutation", "where", "node"), "_0", "edited"),
+        (("changes", 1, "mutation", "where", "node"), "linear_0", "edited"),
         (("changes",), [], "edited"),
         (("after_sha256",), "0" * 64, "edited"),
         (("base_sha256",), "0" * 64, "made for the topology 000000000000"),
@@ -173,7 +179,7 @@ def test_topologies_that_are_none(planned, folder):
     planned("inspect", *MODEL, "-o", "a.json")
     text = (folder / "a.json").read_text()
     (folder / "cut.json").write_text(text[:-100])
-    (folder / "loop.json").write_text(text.replace('"_0"\n', '"output"\n', 1))
+    (folder / "loop.json").write_text(text.replace('"linear_0"\n', '"output"\n', 1))
     refused(planned("diff", "a.json", "cut.json"), "cut.json: not valid JSON")
     refused(planned("diff", "loop.json", "a.json"), "loop.json", "not above it")
     refused(planned("diff", "a.json", "plan.json"), "plan.json: format", "topograph.topology/1")

@@ -17,7 +17,7 @@ def test_grow_shows_every_growth_and_leaves_the_run(cli, folder):
     assert "\x1b" not in found.out
     assert "━" not in found.out  # no progress bar in a file
     assert "\nstep 2 of 6: growth 1\nwhy this edge" in found.out
-    assert re.search(r"\n \*  after _\d: bottleneck, 4 units, gelu +\d", found.out)
+    assert re.search(r"\n \*  after (linear|relu)_\d: bottleneck, 4 units, gelu +\d", found.out)
     assert re.search(r"\n6 steps, 2 growths; parameters 303 -> 503; val_loss \d", found.out)
     assert found.out.endswith(
         "\nthe run: run\nthe final model: run/model.safetensors\nthe report: run/report.html\n"

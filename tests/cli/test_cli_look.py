@@ -12,12 +12,12 @@ from topograph.spec import load_mutations
 SCORE = ("score", "cli_models:make_model", "--data", "cli_models:probe", "--loss", "cross_entropy")
 
 
-def test_inspect_prints_nodes_sizes_and_totals(cli):
-    found = cli("inspect", *MODEL)
+def test_inspect_nodes_prints_nodes_sizes_and_totals(cli):
+    found = cli("inspect", *MODEL, "--nodes")
     assert found.code == 0
     assert found.err == ""
     shown = " ".join(found.out.split())
-    assert " _0 linear in_features=8, out_features=12, bias=True [N, 12] bc 108 192 " in shown
+    assert " linear in_features=8, out_features=12, bias=True [N, 12] bc 108 192 " in shown
     assert "7 nodes" in found.out
     assert " 303 552 " in shown
     fingerprint = tg.Topology.parse(cli("inspect", *MODEL, "--json").out).fingerprint
@@ -57,13 +57,13 @@ def test_inspect_takes_inputs_by_shape_and_from_data(cli, words, phrase):
 @pytest.mark.parametrize(
     ("where", "first", "count"),
     [
-        ("all", "after _4", 6),
-        ("after:relu", "after _3", 2),
-        ("after:ReLU", "after _3", 2),
-        ("named:_*", "after _4", 5),
-        ("named:?", "after _4", 5),
-        ("at:_1", "after _1", 1),
-        ("between:_1,_2", "edge _1 -> _2[0]", 1),
+        ("all", "after linear_4", 6),
+        ("after:relu", "after relu_3", 2),
+        ("after:ReLU", "after relu_3", 2),
+        ("named:linear_*", "after linear_4", 3),
+        ("named:?", "after linear_4", 5),
+        ("at:relu_1", "after relu_1", 1),
+        ("between:relu_1,linear_2", "edge relu_1 -> linear_2[0]", 1),
     ],
 )
 def test_score_ranks_the_places_of_every_selector(cli, where, first, count):
@@ -79,14 +79,14 @@ def test_score_top_and_json_hold_the_best_as_mutations(cli, folder):
     assert found.err == ""
     rows = json.loads(found.out)
     assert [row["mutation"]["where"] for row in rows] == [
-        {"kind": "at", "node": "_4"},
-        {"kind": "at", "node": "_3"},
+        {"kind": "at", "node": "linear_4"},
+        {"kind": "at", "node": "relu_3"},
     ]
     assert rows[0]["value"] > rows[1]["value"] > 0
     assert rows[0]["order"] == 2
     assert rows[0]["parameters"] == 3 * 16 + 16 + 16 * 3
     asked = load_mutations(str(folder / "best.json"))
-    assert [mutation.where.node for mutation in asked] == ["_4", "_3"]
+    assert [mutation.where.node for mutation in asked] == ["linear_4", "relu_3"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def two(applied, folder):
         ("text", "+ bottleneck_1_reduce  linear", "+200 parameters, +384 FLOPs a sample"),
         ("json", '{\n  "format": "topograph.diff/1"', '"parameters": 200'),
         ("html", "<!DOCTYPE html>", "bottleneck_1_sum"),
-        ("dot", "digraph", '"_1" -> "_2"'),
+        ("dot", "digraph", '"relu_1" -> "linear_2"'),
         ("mermaid", "flowchart", "bottleneck_1_sum"),
     ],
 )

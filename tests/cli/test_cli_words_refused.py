@@ -19,12 +19,15 @@ INSPECT = ("inspect", "cli_models:make_model")
         ((*SCORE, "--top", "0"), ("--top",)),
         ((*SCORE, "--block", "botleneck"), ("--block botleneck", "conv_bottleneck")),
         ((*SCORE, "--where", "foo"), ("--where foo", "after:OP")),
-        ((*SCORE, "--where", "between:_0"), ("between:SOURCE,TARGET",)),
+        ((*SCORE, "--where", "between:linear_0"), ("between:SOURCE,TARGET",)),
         ((*SCORE, "--where", "between:0,1"), ("'0' is no name", "topograph inspect")),
-        ((*SCORE, "--where", "at:_9"), ("no node is called '_9'", "nearest: _4")),
+        ((*SCORE, "--where", "at:linear_9"), ("no node is called 'linear_9'", "nearest: linear_")),
         ((*SCORE, "--where", "after:rel"), ("no node has the operation 'rel'", "nearest: relu")),
         ((*SCORE, "--where", "named:layer*"), ("matches 'layer*'", "nearest:")),
-        ((*SCORE, "--where", "between:_0,_3"), ("no edge goes from '_0' to '_3'", "by _1")),
+        (
+            (*SCORE, "--where", "between:linear_0,relu_3"),
+            ("no edge goes from 'linear_0' to 'relu_3'", "by relu_1"),
+        ),
         ((*SCORE, "--where", "at:__import__('os')"), ("no name of a node",)),
         (("schema", "polcy"), ("no document is called 'polcy'", "policy")),
         (("diff", "a", "b", "--format", "svg"), ("--format", "'svg'", "'mermaid'")),
@@ -97,7 +100,13 @@ def test_a_factory_that_makes_no_model(cli, folder, reference, phrases):
 
 
 def test_a_model_that_cannot_be_traced_says_why(cli):
-    refused(cli("inspect", "cli_broken:Stepping", "--input", "2,8"), "Stepping", "submodule")
+    refused(cli("inspect", "cli_broken:Leaving", "--input", "2,8"), "Leaving", "submodule")
+
+
+def test_a_model_that_decides_by_a_value_is_shown_with_a_note(cli):
+    found = cli("inspect", "cli_broken:Stepping", "--input", "2,8")
+    assert (found.code, found.err) == (0, "")
+    assert "reads a tensor's value (Tensor.item)" in " ".join(found.out.split())
 
 
 def test_what_imports_the_factory_may_itself_be_a_model(cli, folder):

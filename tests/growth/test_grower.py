@@ -62,7 +62,7 @@ def test_training_that_grows_twice(recorded, tmp_path):
         run=tmp_path / "run" if recorded else None,
         source="here:net",
     )
-    assert grower.model is grower.traced.module
+    assert grower.model is grower.traced.kept
     before = accuracy(grower.model)
     revisions = []
     for _ in range(5):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import topograph as tg
+from topograph.tracing.inputs import batch_size, with_batch
 from topograph.tracing.preserve import preserved, set_mode
-from topograph.tracing.values import batch_size, with_batch
 
 
 def run(module: nn.Module, inputs: Any, training: bool, seed: int = 0) -> list[Tensor]:

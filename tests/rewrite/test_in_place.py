@@ -173,8 +173,8 @@ def test_a_value_that_its_maker_needs_is_not_written_to_in_place_of_a_removed_la
 def test_inputs_are_not_written_to_in_place_of_a_removed_layer():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
     traced = tg.trace(model, (X,))
-    mutation = tg.RemoveLayer(where=tg.at("_0"))
-    with pytest.raises(tg.RefusedError, match="without it _1 would write in place to input_1"):
+    mutation = tg.RemoveLayer(where=tg.at("linear_0"))
+    with pytest.raises(tg.RefusedError, match="without it relu_1 would write in place to input_1"):
         tg.plan(traced, [mutation])
     given = X.clone()
     by_hand(traced, mutation)(given)

@@ -109,7 +109,7 @@ def test_a_gate_that_is_not_zero_changes_the_output_and_the_plan_says_so():
 def test_a_start_along_a_direction_changes_the_output_and_undo_gives_it_back():
     base = traced(BY_NAME["mlp"])
     before = snapshot(base)
-    request = tg.InsertLayer(where=tg.at("_1"), block=tg.Bottleneck(units=2))
+    request = tg.InsertLayer(where=tg.at("gelu_1"), block=tg.Bottleneck(units=2))
     batches = [(base.inputs["input"], base.inputs["input"][:, :3])]
     scores = tg.score(base, batches, lambda a, b: (a - b).square().mean(), [request])
     revision = tg.apply(base, tg.plan(base, [request]), directions=scores)

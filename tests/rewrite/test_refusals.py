@@ -45,7 +45,7 @@ CASES = [
     ("odd", insert(tg.at("fc"), CONV), r"fc: a conv_bottleneck works on \[N, C, space…\]; here is \[N, 6\]"),
     ("resnet", insert(tg.at("conv")), "conv: a bottleneck works on channels on the last axis; here is"),
     ("resnet", insert(tg.at("blocks_0_conv3")), "no node is called 'blocks_0_conv3'; nearest: blocks_0_conv"),
-    ("vit", insert(tg.between("norm1", "size_4")), "size_4: it reads a size, no values; choose another reader"),
+    ("vit", insert(tg.between("norm1", "size_2")), "size_2: it reads a size, no values; choose another reader"),
     ("odd", tg.AddBranch(source="fc", target="wide"), r"wide: a branch must keep the shape: \[N, 6\] joins \[N, 4\]; give proj"),
     ("odd", tg.AddBranch(source="mul_1", target="fc"), "fc: mul_1 is not above it, so the branch would be a cycle"),
     ("odd", tg.AddBranch(source="fc", target="fc"), "fc: fc is not above it, so the branch would be a cycle"),

@@ -132,10 +132,10 @@ def test_identities_around_a_linear():
     """M_x = W^T G_W on the edge into a Linear only, M_y = G_W W^T + g_b b^T out of a Linear."""
     traced, batches = make("mlp"), data("mlp", 3)
     gradients, values = weight_gradients(traced, batches), dict(traced.module.named_parameters())
-    for path, read in (("0", "input_1"), ("2", "_1"), ("4", "_3")):
+    for path, read in (("0", "input_1"), ("2", "tanh_1"), ("4", "gelu_3")):
         weight, bias = values[f"{path}.weight"].detach(), values[f"{path}.bias"].detach()
         g, g_bias = gradients[f"{path}.weight"], gradients[f"{path}.bias"]
-        places = [At(node=read), At(node=f"_{path}")]
+        places = [At(node=read), At(node=f"linear_{path}")]
         into, out = heard(traced, batches, [((p, p.node), Matrix(False)) for p in places])
         torch.testing.assert_close(into[:, :-1], weight.T @ g, **EXACT)
         torch.testing.assert_close(out[:, :-1], g @ weight.T + torch.outer(g_bias, bias), **EXACT)
@@ -157,7 +157,7 @@ def test_the_uses_of_a_residual_stream_obey_the_same_identity():
 def test_rescaling_an_edge_changes_no_score(factor):
     """Reading c x instead of x divides the adjoint by c; M without its bias column stays."""
     traced, batches = make("mlp"), data("mlp", 2)
-    (plain,) = heard(traced, batches, [((At(node="_1"), "_1"), Matrix(False))])
+    (plain,) = heard(traced, batches, [((At(node="tanh_1"), "tanh_1"), Matrix(False))])
     with torch.no_grad():
         values = dict(traced.module.named_parameters())
         values["2.weight"] /= factor

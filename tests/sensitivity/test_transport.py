@@ -101,7 +101,9 @@ def test_splitting_the_unit_gains_nothing(copies):
 
 def test_the_network_itself_gains_no_more_from_other_clouds():
     traced, batches = make("mlp"), data("mlp", 2)
-    change = tg.InsertLayer(where=tg.named("_1"), block=tg.Bottleneck(units=2, activation="tanh"))
+    change = tg.InsertLayer(
+        where=tg.named("tanh_1"), block=tg.Bottleneck(units=2, activation="tanh")
+    )
     (best,) = tg.score(traced, batches, F.cross_entropy, [change])
     random = np.random.default_rng(0)
     gains = []

@@ -136,7 +136,7 @@ def test_fingerprint_is_the_sha256_of_the_canonical_json():
     text = (
         '{"format":"topograph.topology/1","nodes":[{"axes":[],"detail":"","dtype":null,"flops":0,'
         '"inputs":[],"kind":"input","name":"x","op":"input","opaque":null,"parameters":[],'
-        '"shape":["N",4],"target":"x"}],"parameters":[]}'
+        '"scope":"","shape":["N",4],"target":"x"}],"parameters":[]}'
     )
     node = Node(name="x", kind="input", op="input", target="x", shape=("N", 4))
     topology = Topology(name="any", nodes=(node,), applied=("0123456789abcdef",))

@@ -148,7 +148,6 @@ def test_verify_takes_what_trace_returned():
         (lambda: nn.Linear(6, 2), {"example_inputs": (ROW, ROW)}, r"the example inputs do not fit Linear\.forward: too many positional"),
         (lambda: nn.Linear(6, 2), {"example_inputs": (ROW,), "opaque": ["body"]}, "the model has no submodule 'body' to keep closed or open"),
         (lambda: with_opaque(OnData()), {}, "Sequential cannot be traced without example inputs: TraceError: .*pass example_inputs"),
-        (OnData, {"example_inputs": (torch.ones(2, 8),)}, r"OnData\.forward itself reads a tensor's value \(Tensor\.__bool__\); move that part into a submodule"),
     ],
 )  # fmt: skip
 def test_errors_say_what_to_do(model, arguments, message):
@@ -171,6 +170,15 @@ def test_a_model_with_a_memory_is_refused():
         tg.trace(Counts(), (ROW,))
 
 
+def test_a_value_that_the_models_own_forward_reads_is_checked_on_every_call():
+    model, rows = OnData(), torch.ones(2, 8)
+    traced = tg.trace(model, (rows,))
+    assert "the model reads a tensor's value (Tensor.__bool__)" in traced.notes[0]
+    assert torch.equal(traced.module(rows), model(rows))
+    with pytest.raises(AssertionError, match="traced where"):
+        traced.module(-1000 * rows)
+
+
 class ByMode(nn.Module):
     def __init__(self):
         super().__init__()
@@ -183,7 +191,9 @@ class ByMode(nn.Module):
 def test_a_branch_on_the_mode_stays_whole():
     model = nn.Sequential(nn.Linear(6, 6), ByMode())
     traced = tg.trace(model, (ROW,))
-    assert traced.opaque == {"1": "computes differently in train and in eval"}
+    assert traced.opaque == {
+        "1": "computes differently in train and in eval (or with another number of rows)"
+    }
     assert tg.verify(model, traced, (ROW,)) == ()
     with pytest.raises(
         tg.TraceError, match=r"ByMode\.forward itself computes differently in train"

@@ -8,7 +8,7 @@ from torch import nn
 
 import topograph as tg
 from tests.zoo import BY_NAME, IMAGE, ROW, ZOO
-from topograph.tracing.values import with_batch
+from topograph.tracing.inputs import with_batch
 
 B, C, T, S, U = "batch", "channel", "tokens", "space", "unknown"
 
@@ -83,13 +83,13 @@ AXES = [
     ("vit", {"x": (B, C, S, S), "patch": (B, C, S, S), "flatten": (B, C, T), "transpose": (B, T, C), "add": (B, T, C), "norm1": (B, T, C), "qkv": (B, T, C), "view": (B, T, U, U, U), "permute": (U, B, U, T, U), "getitem": (B, U, U, U), "mlp_0": (B, T, C), "getitem_3": (B, C), "head": (B, C)}),
     ("resnet", {"x": (B, C, S, S), "conv": (B, C, S, S), "blocks_0_bn1": (B, C, S, S), "pool": (B, C, S, S), "flatten": (B, C), "fc": (B, C)}),
     ("densenet", {"cat_2": (B, C, S, S), "mean": (B, C), "fc": (B, C)}),
-    ("conv1d", {"input_1": (B, C, S), "_0": (B, C, S), "_3": (B, C, S)}),
-    ("conv3d", {"input_1": (B, C, S, S, S), "_0": (B, C, S, S, S), "_3": (B, C)}),
+    ("conv1d", {"input_1": (B, C, S), "conv1d_0": (B, C, S), "maxpool1d_3": (B, C, S)}),
+    ("conv3d", {"input_1": (B, C, S, S, S), "conv3d_0": (B, C, S, S, S), "flatten_3": (B, C)}),
     ("gated", {"x": (B, C), "up": (B, C), "getitem": (B, C), "getitem_2": (B, U)}),
     ("tied", {"tokens": (B, U), "embedding": (B, T, C), "head": (B, T, C)}),
     ("pooling", {"embedding": (B, T, C), "mean": (B, C)}),
     ("recurrent", {"x": (B, U, U), "getitem": (B, U, U), "getitem_2": (U, B, U), "fc": (B, C)}),
-    ("norms", {"_1": (B, C, S, S), "_4": (B, C, S, S), "_5": (B, C)}),
+    ("norms", {"groupnorm_1": (B, C, S, S), "instancenorm2d_4": (B, C, S, S), "flatten_5": (B, C)}),
     ("attention", {"norm": (B, T, C), "getitem": (B, T, C), "fc": (B, T, C)}),
 ]  # fmt: skip
 

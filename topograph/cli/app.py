@@ -69,10 +69,22 @@ def inspect(
     data: Data = None,
     html: Annotated[Path | None, typer.Option(help="Write the topology as one HTML file")] = None,
     output: Annotated[Path | None, typer.Option("-o", help="Write the topology as JSON")] = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the topology as JSON")] = False,
+    tree_json: Annotated[bool, typer.Option("--tree-json", help="Print the tree as JSON")] = False,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Print a flat table of nodes instead")
+    ] = False,
+    depth: Annotated[int | None, typer.Option(min=1, help="Levels of the tree to print")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print every block, also those alike")
+    ] = False,
 ) -> None:
-    """Print a model's nodes, shapes, axes, parameters and FLOPs."""
-    torch_side("models").inspect(model, shapes or [], data, html, output, as_json)
+    """Print a model's tree: submodules, calls, shapes, parameters, FLOPs.
+
+    Blocks that are alike, such as layers.0 … layers.11, are one row.
+    """
+    options = tree_json, nodes, depth, every
+    torch_side("models").inspect(model, shapes or [], data, html, output, as_json, *options)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -14,8 +14,8 @@ from topograph.cli.loading import (
     load_selector,
 )
 from topograph.cli.output import console, say, show, table, write, write_text
-from topograph.errors import SelectorError
-from topograph.report import diff_text, render_topology, topology_table
+from topograph.errors import SelectorError, SpecError
+from topograph.report import diff_text, render_topology, topology_table, tree_json, tree_table
 from topograph.report.words import place, visible
 from topograph.rewrite import apply as apply_plan
 from topograph.rewrite import plan as make_plan
@@ -35,8 +35,14 @@ def inspect(
     html: Path | None,
     output: Path | None,
     as_json: bool,
+    tree_only: bool,
+    nodes: bool,
+    depth: int | None,
+    every: bool,
 ) -> None:
-    """Print a model's topology, or write it as JSON or HTML."""
+    """Print a model's tree or nodes, or write its topology as JSON or HTML."""
+    if as_json and tree_only:
+        raise SpecError("--json and --tree-json: only one document fits stdout; give one of them")
     traced = base_model(model, shapes, data, None)
     if output is not None:
         write_text(output, traced.topology.dump())
@@ -45,7 +51,13 @@ def inspect(
     if as_json:
         write(traced.topology.dump())
         return
-    show(topology_table(traced.topology))
+    if tree_only:
+        write(tree_json(traced.topology))
+        return
+    if nodes:
+        show(topology_table(traced.topology))
+    else:
+        show(tree_table(traced.topology, depth=depth, every=every))
     say(f"fingerprint {traced.topology.fingerprint}")
     for path, reason in traced.opaque.items():
         say(f"opaque: {path}: {reason}")

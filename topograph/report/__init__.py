@@ -5,10 +5,17 @@ from topograph.report.dot import diff_dot, topology_dot
 from topograph.report.html import render_diff, render_history, render_topology
 from topograph.report.mermaid import diff_mermaid, topology_mermaid
 from topograph.report.svg import graph_svg
-from topograph.report.text import diff_text, history_table, ranking_table, topology_table
+from topograph.report.text import (
+    diff_text,
+    history_table,
+    ranking_table,
+    topology_table,
+    tree_table,
+)
+from topograph.report.tree import Row, module_tree, tree_json
 
 __all__ = [
-    "curve_svg", "diff_dot", "diff_mermaid", "diff_text", "graph_svg", "history_table",
-    "ranking_table", "render_diff", "render_history", "render_topology", "topology_dot",
-    "topology_mermaid", "topology_table",
+    "Row", "curve_svg", "diff_dot", "diff_mermaid", "diff_text", "graph_svg", "history_table",
+    "module_tree", "ranking_table", "render_diff", "render_history", "render_topology",
+    "topology_dot", "topology_mermaid", "topology_table", "tree_json", "tree_table",
 ]  # fmt: skip

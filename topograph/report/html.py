@@ -12,6 +12,7 @@ from topograph.report import words
 from topograph.report.curve import curve_svg
 from topograph.report.palette import scheme
 from topograph.report.svg import graph_svg
+from topograph.report.tree import module_tree
 from topograph.report.words import Mark
 from topograph.spec import Entry, History
 from topograph.topology import Topology, TopologyDiff, diff
@@ -105,7 +106,7 @@ def render_history(history: History, topologies: Mapping[int, Topology]) -> str:
 
 
 def render_topology(topology: Topology) -> str:
-    """Return a topology as a page: its sizes, its graph and a table of its nodes.
+    """Return a topology as a page: its sizes, its graph, its submodules and a table of its nodes.
 
     Args:
         topology: The network; sizes in parameters and in FLOPs per sample.
@@ -132,6 +133,7 @@ def render_topology(topology: Topology) -> str:
         topology=topology,
         drawing=_draw("graph", topology, {}, "graph"),
         rows=rows,
+        tree=module_tree(topology, fold=True),
     )
 
 

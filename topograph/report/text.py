@@ -2,10 +2,12 @@
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from topograph.report import words
+from topograph.report.tree import lines, module_tree, short_name
 from topograph.spec import Growth, History
 from topograph.topology import Topology, TopologyDiff
 
@@ -69,6 +71,66 @@ def topology_table(topology: Topology) -> Table:
         table.add_row(*map(_plain, row))
     table.caption = Text(
         "axes: b batch, c channel, t tokens, s space, ? unknown", style="dim", justify="left"
+    )
+    return table
+
+
+def tree_table(topology: Topology, *, depth: int | None = None, every: bool = False) -> Table:
+    """Return the submodules of a model, below each the calls that it makes, with sums.
+
+    Neighbours that are alike, such as ``layers.0 … layers.11``, are one row with the sums of all,
+    and the calls of the first stand below it. A reason why a part is opaque stands below the part.
+
+    Args:
+        topology: The network. Parameters are counted in elements, each once in every row, FLOPs
+            per sample with two per multiply-add.
+        depth: How many levels to show; a deeper submodule is one row. None for all.
+        every: Whether to show every block where several are alike.
+
+    Returns:
+        A rich table; names fold on a narrow terminal.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> from topograph.topology import Node, Topology
+        >>> relu = Node(name="relu", kind="function", op="relu", target="relu", scope="body.act")
+        >>> tree_table(Topology(name="Net", nodes=(relu,))).row_count
+        3
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.Module
+    """
+    root = module_tree(topology, fold=not every)
+    table = _table(f"{topology.name}  {topology.fingerprint[:12]}", footer=True)
+    _column(table, "submodule and call", footer=f"{len(topology.nodes)} nodes")
+    _column(table, "operation")
+    _column(table, "shape")
+    _column(table, "axes")
+    _column(table, "parameters", right=True, footer=f"{topology.parameter_count:,}")
+    _column(table, "FLOPs", right=True, footer=f"{topology.flops:,}")
+    _column(table, "edges", right=True, footer=f"{len(root.candidates):,}")
+    for level, row in lines(root, depth):
+        node = row.node
+        name = short_name(node) if node else row.path
+        cells = (
+            row.what,
+            words.shape(node) if node else "",
+            words.axes(node) if node else "",
+            *(f"{size:,}" if size else "" for size in (row.parameters, row.flops)),
+            f"{len(row.candidates):,}" if row.candidates else "",
+        )
+        opaque = row.first.node is not None and row.first.node.opaque is not None
+        style = "yellow" if opaque else "" if node else "bold"
+        table.add_row(_indented(name, level), *map(_plain, cells), style=style)
+        for reason in row.reasons if opaque else ():
+            table.add_row(_indented(f"opaque: {reason}", level + 1), style=style)
+    table.caption = Text(
+        "axes: b batch, c channel, t tokens, s space, ? unknown; edges: those that can take an "
+        "inserted layer; … in a name: the path above it; n ×: n blocks are alike, the first below",
+        style="dim",
+        justify="left",
     )
     return table
 
@@ -214,6 +276,10 @@ def _column(table: Table, name: str, *, right: bool = False, footer: str = "") -
         overflow="fold",
         no_wrap=right,  # a folded number reads as another number
     )
+
+
+def _indented(text: str, level: int) -> Padding:
+    return Padding(_plain(text), (0, 0, 0, 2 * level))  # also the lines after a fold
 
 
 def _plain(text: str) -> Text:

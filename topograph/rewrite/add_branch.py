@@ -62,6 +62,11 @@ def stem(mutation: AddBranch) -> str:
     return "branch"
 
 
+def ends(mutation: AddBranch) -> tuple[str, ...]:
+    """Return where the branch starts and where it joins."""
+    return (mutation.source, mutation.target)
+
+
 def rewrite(draft: Draft, mutation: AddBranch, name: str, seed: int) -> nn.Module:
     """Add the branch; return its gate and projection."""
     record = draft.base.topology.by_name[mutation.source]

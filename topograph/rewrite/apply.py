@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from topograph.rewrite.blocks import set_start
 from topograph.rewrite.draft import Draft
 from topograph.rewrite.plan import carry_out, finish
 from topograph.rewrite.table import AnyMutation, rule_for
-from topograph.spec import Plan, digest
+from topograph.spec import Change, Plan, digest
 from topograph.topology import TopologyDiff
 from topograph.tracing import TracedModel
 
@@ -117,6 +118,7 @@ def apply(
     _finite(length, directions)
     draft = Draft(traced)
     for change in plan.changes:
+        _single(change, draft)
         refusal = rule_for(change.mutation).check(draft, change.mutation)
         if refusal is not None:
             raise DriftError(f"the plan no longer fits: {refusal}; make it anew")
@@ -145,9 +147,9 @@ def set_step(revision: Revision, directions: Sequence[Directed], step: float) ->
     starts = {digest(item.mutation): item.direction for item in directions}
     for change in revision.plan.changes:
         start = starts.get(digest(change.mutation))
-        if start is not None and change.name is not None:
-            layers = revision.after.module.get_submodule(change.name)
-            _fits(layers, start, change.name)
+        if start is not None and change.path is not None:
+            layers = revision.after.module.get_submodule(change.path)
+            _fits(layers, start, change.path)
             set_start(layers, start, step)
 
 
@@ -198,6 +200,19 @@ def _same_base(traced: TracedModel, plan: Plan) -> None:
             f"the plan was made for the topology {plan.base_sha256[:12]}, this is "
             f"{fingerprint[:12]}; make it anew for this model"
         )
+
+
+def _single(change: Change, draft: Draft) -> None:
+    """Check that a change in a plan is at one place that exists, as `plan` writes it."""
+    rule = rule_for(change.mutation)
+    if rule.resolve(change.mutation, draft.base.topology) != (change.mutation,):
+        raise DriftError("a change of the plan is not at one place; it was edited: plan anew")
+    if change.scope != draft.scope_of(*rule.ends(change.mutation)):
+        raise DriftError(f"a change of the plan edits {change.scope!r}; plan anew")
+    if (change.name is None) != (rule.stem(change.mutation) is None) or iskeyword(
+        change.name or ""
+    ):
+        raise DriftError(f"a change of the plan is called {change.name!r}; plan anew")
 
 
 def _finite(step: float, directions: Sequence[Directed]) -> None:

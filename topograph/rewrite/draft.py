@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from topograph.errors import DriftError
 from topograph.tracing import TracedModel
+from topograph.tracing.hosting import copy_path, twin
 from topograph.tracing.module import STATE
 
 
@@ -25,11 +26,13 @@ class Draft:
     def __init__(self, base: TracedModel) -> None:
         self.base = base
         self.graph: fx.Graph = copy.deepcopy(base.module.graph)
-        self.tree = shell(base.module)
+        self.tree = twin(base.model) if base.model is not None else shell(base.module)
+        self.scope = ""
+        self.scopes = {node.name: node.scope for node in base.topology.nodes}
         self.nodes = {node.name: node for node in self.graph.nodes}
         self.created: list[str] = []
         self.values: dict[str, fx.Node] = {}
-        self._copied: set[str] = set()
+        self._copies: dict[str, nn.Module] = {}
         self._numbers: dict[str, int] = {}
         self._position = {node.name: index for index, node in enumerate(self.graph.nodes)}
 
@@ -60,10 +63,11 @@ class Draft:
         return any(name in home for home in homes) or f"{name}_sum" in self.nodes
 
     def add_module(self, name: str, module: nn.Module) -> None:
-        """Add a submodule to the top of the tree."""
-        if name in self.tree._modules or hasattr(self.tree, name):
+        """Add a submodule to the module whose forward is edited."""
+        holder = copy_path(self.tree, self.scope, self._copies)
+        if name in holder._modules or hasattr(holder, name):
             raise DriftError(f"the model already has {name!r}; make the plan anew")
-        self.tree.add_module(name, module.train(self.tree.training))
+        holder._modules[name] = module.train(self.tree.training)  # some containers refuse names
 
     def call(
         self, op: str, target: Any, args: tuple[Any, ...], name: str, after: fx.Node
@@ -71,26 +75,28 @@ class Draft:
         """Create a node with exactly this name right behind another one."""
         if name in self.nodes:
             raise DriftError(f"the graph already has a node {name!r}; make the plan anew")
+        if self.scope and op in ("call_module", "get_attr"):
+            target = f"{self.scope}.{target}"
         with self.graph.inserting_after(after):
             node = self.graph.create_node(op, target, args, {}, name=name)
         self.nodes[node.name] = node
         self.created.append(node.name)
+        self.scopes[node.name] = self.scope
         return node
 
     def remove_module(self, path: str) -> None:
         """Drop a submodule from the tree, copying the containers on the way to it."""
-        *containers, last = path.split(".")
-        holder, way = self.tree, []
-        for part in containers:
-            way.append(part)
-            child = holder._modules[part]
-            assert child is not None
-            if ".".join(way) not in self._copied:
-                child = _shallow(child)
-                holder._modules[part] = child
-                self._copied.add(".".join(way))
-            holder = child
-        del holder._modules[last]
+        containers, _, last = path.rpartition(".")
+        del copy_path(self.tree, containers, self._copies)._modules[last]
+
+    def scope_of(self, *names: str) -> str:
+        """Return the innermost module whose forward sees all of some nodes and was called once."""
+        parts = [self.scopes.get(name, "").split(".") for name in names]
+        shared = [p[0] for p in zip(*parts, strict=False) if len(set(p)) == 1]
+        path = ".".join(shared)
+        while path and path not in self.base.frames:
+            path = path.rpartition(".")[0]
+        return path
 
 
 def shell(module: nn.Module) -> nn.Module:
@@ -101,10 +107,3 @@ def shell(module: nn.Module) -> nn.Module:
     empty._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
     empty.training = module.training
     return empty
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    twin = copy.copy(module)
-    twin.__dict__ = dict(module.__dict__)
-    twin._modules = dict(module._modules)
-    return twin

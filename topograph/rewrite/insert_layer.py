@@ -58,6 +58,12 @@ def stem(mutation: InsertLayer) -> str:
     return mutation.block.kind
 
 
+def ends(mutation: InsertLayer) -> tuple[str, ...]:
+    """Return the nodes between which the block stands."""
+    place = _place(mutation)
+    return (place.node,) if isinstance(place, At) else (place.source, place.target)
+
+
 def rewrite(draft: Draft, mutation: InsertLayer, name: str, seed: int) -> nn.Module:
     """Insert the block; return its layers."""
     place = _place(mutation)

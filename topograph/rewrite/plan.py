@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from topograph.errors import DriftError, RefusedError, SelectorError
@@ -16,9 +16,11 @@ from topograph.spec import Change, Check, Effects, Plan, Refusal, digest
 from topograph.topology import Topology, diff
 from topograph.tracing import TracedModel
 from topograph.tracing.describe import describe_change
+from topograph.tracing.frames import Frame
+from topograph.tracing.hosting import host_of
 from topograph.tracing.module import build
 from topograph.tracing.preserve import preserved, set_mode
-from topograph.tracing.values import Values, extend_values, find_values
+from topograph.tracing.values import Values, extend_values
 
 
 def candidates(
@@ -42,7 +44,7 @@ def candidates(
         >>> traced = tg.trace(model, (torch.zeros(2, 4),))
         >>> change = tg.InsertLayer(where=tg.after(op="relu"), block=tg.Bottleneck(units=2))
         >>> [mutation.where.node for mutation in tg.candidates(traced, [change])]
-        ['_1']
+        ['relu_1']
 
     References:
         https://docs.pytorch.org/docs/stable/fx.html
@@ -96,7 +98,8 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
                 continue
             stem = rule.stem(single)
             name = draft.free_name(stem) if stem is not None else None
-            change = Change(mutation=single, requested=asked, name=name)
+            scope = draft.scope_of(*rule.ends(single))
+            change = Change(mutation=single, requested=asked, scope=scope, name=name)
             carry_out(draft, change)
             changes.append(change)
     if refusals and not changes and not known:
@@ -117,6 +120,7 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
 def carry_out(draft: Draft, change: Change) -> nn.Module | None:
     """Rewrite a draft by one change; its new weights depend on nothing but the change."""
     seed = int(digest(change)[:8], 16)
+    draft.scope = change.scope
     return rule_for(change.mutation).rewrite(draft, change.mutation, change.name, seed)
 
 
@@ -125,21 +129,41 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
     base = draft.base
     assert base.values is not None
     draft.graph.lint()
-    network = build(draft.graph, draft.tree, base.topology.name, base.module.constants)
+    network = build(draft.graph, draft.tree, base.topology.name, base.module.calling)
     kept = {name: value for name, value in base.values.by_node.items() if name in draft.nodes}
     values = replace(base.values, by_node=kept)
     if moves_written_memory(draft):
-        values = find_values(network, base.inputs)
+        names = [node.name for node in network.graph.nodes if node.op != "placeholder"]
     else:
-        new = extend_values(network, values, draft.created)
-        values = replace(values, by_node=kept | new)
+        names = draft.created
+    values = replace(values, by_node=kept | extend_values(network, values, names))
     _shapes_kept(draft, values)
     applied = [*base.topology.applied]
     for change in changes:
         applied += [change.requested, digest(change.mutation)]
     known = tuple(dict.fromkeys(applied))
-    topology = describe_change(network, values, base.topology, known)
-    return TracedModel(network, topology, base.inputs, values, base.opaque, base.notes)
+    topology = describe_change(network, values, base.topology, known, draft.scopes)
+    moved = {name: node.name for name, node in draft.values.items()}
+    frames = {path: frame.renamed(moved) for path, frame in base.frames.items()}
+    hosts = {
+        host_of(network.graph, draft.scopes, frames, draft.tree, change.scope) for change in changes
+    }
+    return replace(
+        base,
+        module=network,
+        topology=topology,
+        values=values,
+        model=draft.tree if base.model is not None else None,
+        frames=frames,
+        hosts=_still_alone(network.graph, draft, frames, base.hosts | hosts),
+    )
+
+
+def _still_alone(
+    graph: fx.Graph, draft: Draft, frames: Mapping[str, Frame], hosts: frozenset[str]
+) -> frozenset[str]:
+    """Return the submodules that run graphs of their own, grown where an edit crossed them."""
+    return frozenset(host_of(graph, draft.scopes, frames, draft.tree, host) for host in hosts)
 
 
 def _with_values(traced: TracedModel) -> TracedModel:
@@ -196,7 +220,16 @@ def _checks(
             found=f"max |Δy| = {change:.3g}"
             + ("" if keeps else ", as asked: the function changes"),
         ),
+        Check(name="class", passed=True, found=_class(after)),
     )
+
+
+def _class(after: TracedModel) -> str:
+    """Say what becomes of the model's class."""
+    name = after.topology.name
+    if after.model is None or "" in after.hosts:
+        return f"the root's own forward changes: recompile gives a GraphModule, no {name}"
+    return f"{name} stays; {', '.join(sorted(after.hosts))} will run its recorded graph"
 
 
 def _run(module: nn.Module, inputs: Mapping[str, Any]) -> list[torch.Tensor]:

@@ -65,6 +65,12 @@ def stem(mutation: RemoveLayer) -> None:
     return
 
 
+def ends(mutation: RemoveLayer) -> tuple[str, ...]:
+    """Return the node that goes."""
+    assert isinstance(mutation.where, At)
+    return (mutation.where.node,)
+
+
 def rewrite(draft: Draft, mutation: RemoveLayer, name: str | None, seed: int) -> nn.Module | None:
     """Remove the node, what only it read, and its module if nothing else calls it."""
     assert isinstance(mutation.where, At)

@@ -26,6 +26,7 @@ class Rule:
         rewrite: Does it on a draft; returns the new module, if any.
         stem: What the new module's name starts with, or None.
         preserves: Whether a mutation keeps the function, apart from a start.
+        ends: The nodes between which it changes something.
     """
 
     resolve: Callable[[Any, Topology], tuple[Any, ...]]
@@ -33,10 +34,11 @@ class Rule:
     rewrite: Callable[[Draft, Any, Any, int], nn.Module | None]
     stem: Callable[[Any], str | None]
     preserves: Callable[[Any], bool]
+    ends: Callable[[Any], tuple[str, ...]]
 
 
 def _rule(home: ModuleType) -> Rule:
-    return Rule(home.resolve, home.check, home.rewrite, home.stem, home.preserves)
+    return Rule(home.resolve, home.check, home.rewrite, home.stem, home.preserves, home.ends)
 
 
 RULES: dict[type, Rule] = {

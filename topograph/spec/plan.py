@@ -12,11 +12,20 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Change(Record):
-    """One mutation at one place, with the name its new nodes and parameters will have."""
+    """One mutation at one place, with the name its new nodes and parameters will have.
+
+    `scope` is the path of the submodule whose forward is edited and which gets the new modules.
+    """
 
     mutation: Mutation
     requested: Digest
+    scope: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=1024)] = ""
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=256)] | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Path of the new module."""
+        return f"{self.scope}.{self.name}" if self.scope and self.name else self.name
 
 
 class Effects(Record):

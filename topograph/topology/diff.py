@@ -8,7 +8,10 @@ from pydantic import model_validator
 from topograph.topology.canonical import Record
 from topograph.topology.model import Node, Parameter, Topology
 
-COMPARED = ("op", "kind", "target", "detail", "inputs", "shape", "dtype", "axes", "flops", "opaque")
+COMPARED = (
+    "op", "kind", "target", "scope", "detail",
+    "inputs", "shape", "dtype", "axes", "flops", "opaque",
+)  # fmt: skip
 SIGN = {"added": "+", "removed": "-", "changed": "~"}
 
 

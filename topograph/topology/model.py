@@ -97,6 +97,7 @@ class Node(Record):
         kind: What is called: a module, a function, a method; or an input, a parameter, the output.
         op: The operation's name, lower case without underscores: ``linear``, ``relu``, ``add``.
         target: The module's path, or the function's full name.
+        scope: The path of the submodule whose forward makes the call; empty for the model's own.
         detail: Constants of the call, e.g. ``16, 32, kernel_size=(3, 3)``.
         inputs: The names of the nodes whose values it reads, in argument order.
         shape: Sizes of the value; ``"N"`` is the batch. None where it is not one tensor.
@@ -124,6 +125,7 @@ class Node(Record):
     kind: Kind
     op: str
     target: str
+    scope: str = ""
     detail: str = ""
     inputs: tuple[str, ...] = ()
     shape: tuple[Dimension, ...] | None = None
@@ -136,9 +138,9 @@ class Node(Record):
     @property
     def channels(self) -> int | None:
         """Size of the channel axis, or None where there is no certain one."""
-        if self.shape is None or self.axes.count("channel") != 1:
+        if self.axes.count("channel") != 1 or len(self.shape or ()) != len(self.axes):
             return None
-        size = self.shape[self.axes.index("channel")]
+        size = (self.shape or ())[self.axes.index("channel")]
         return size if isinstance(size, int) else None
 
 

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from topograph.topology import Node, Parameter, Topology
 from topograph.topology.model import Dimension, Kind
 from topograph.tracing.axes import find_axes
+from topograph.tracing.seen import Seen
 from topograph.tracing.values import Value, Values
 
 KINDS: dict[str, Kind] = {
@@ -22,23 +23,33 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def describe(network: fx.GraphModule, values: Values | None, opaque: Mapping[str, str]) -> Topology:
+def describe(
+    network: fx.GraphModule,
+    values: Values | None,
+    opaque: Mapping[str, str],
+    owners: Mapping[str, str],
+) -> Topology:
     """Return the topology of a recorded network.
 
     Args:
         network: The graph and its modules.
         values: Shapes of every node's value; None where there were no example inputs.
         opaque: Reasons by module path.
+        owners: For each node, the path of the module whose forward made the call.
     """
     return Topology(
         name=_name(network),
-        nodes=_describe(network, list(network.graph.nodes), values, opaque),
+        nodes=_describe(network, list(network.graph.nodes), values, opaque, owners),
         parameters=state(network),
     )
 
 
 def describe_change(
-    network: fx.GraphModule, values: Values, known: Topology, applied: tuple[str, ...]
+    network: fx.GraphModule,
+    values: Values,
+    known: Topology,
+    applied: tuple[str, ...],
+    owners: Mapping[str, str],
 ) -> Topology:
     """Return the topology of an edited network, describing only what is new.
 
@@ -47,11 +58,12 @@ def describe_change(
         values: Every node's value.
         known: The topology before; a node that it has may read other nodes now, nothing else.
         applied: Digests of all mutations so far.
+        owners: For each node, the path of the module whose forward makes the call.
     """
     nodes = list(network.graph.nodes)
     new = {node for node in nodes if node.name not in known.by_name}
     around = {source for node in new for source in node.all_input_nodes} | new
-    made = _describe(network, [node for node in nodes if node in around], values, {})
+    made = _describe(network, [node for node in nodes if node in around], values, {}, owners)
     described = {node.name: node for node in made if node.name not in known.by_name}
     for node in nodes:
         if node not in new:
@@ -67,7 +79,11 @@ def describe_change(
 
 
 def _describe(
-    network: fx.GraphModule, nodes: list[fx.Node], values: Values | None, opaque: Mapping[str, str]
+    network: fx.GraphModule,
+    nodes: list[fx.Node],
+    values: Values | None,
+    opaque: Mapping[str, str],
+    owners: Mapping[str, str],
 ) -> tuple[Node, ...]:
     modules = dict(network.named_modules(remove_duplicate=False))
     operations = {node.name: operation(node, modules) for node in nodes}
@@ -84,6 +100,7 @@ def _describe(
                 kind=KINDS[node.op],
                 op=operations[node.name],
                 target=_target(node),
+                scope=owners.get(node.name, ""),
                 detail=_detail(node, module),
                 inputs=tuple(source.name for source in uses(node)),
                 shape=shapes[node.name],
@@ -168,7 +185,7 @@ def _target(node: fx.Node) -> str:
 def _shape(node: fx.Node, values: Values | None) -> tuple[Dimension, ...] | None:
     """Return sizes with multiples of the batch as "N", "2N"; "?" where it is neither."""
     value = values.by_node.get(node.name) if values is not None else None
-    if value is None or not isinstance(value.passes[0], torch.Tensor) or node.op == "output":
+    if value is None or not isinstance(value.passes[0], Seen) or node.op == "output":
         return None
     small, large = values.batches  # type: ignore[union-attr]
     sizes: list[Dimension] = []
@@ -184,7 +201,7 @@ def _shape(node: fx.Node, values: Values | None) -> tuple[Dimension, ...] | None
 
 def _dtype(value: Value | None) -> str | None:
     made = value.passes[0] if value is not None else None
-    return dtype_name(made.dtype) if isinstance(made, torch.Tensor) else None
+    return dtype_name(made.dtype) if isinstance(made, Seen) else None
 
 
 def _detail(node: fx.Node, module: nn.Module | None) -> str:

@@ -10,10 +10,12 @@ import inspect
 import math
 import operator
 import re
+from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import get_testing_overrides
 
 from topograph.errors import GuardError
@@ -21,6 +23,8 @@ from topograph.errors import GuardError
 NAME = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 PATH_PART = re.compile(r"(?!__)[A-Za-z0-9_-]+")
 PLACEHOLDER = re.compile(r"\*{0,2}(?!__)[A-Za-z_][A-Za-z0-9_]*")
+SOURCE_NAMES = {"getattr", "slice", "self", "math", *torch.fx.graph._custom_builtins}
+SOURCE_PREFIXES = ("_operator", "torch_", "math_")  # how generated source calls functions
 ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag", "shape", "dtype", "device", "ndim"}
 CONSTANTS = (
     type(None), bool, int, float, complex, str, type(Ellipsis), torch.dtype, torch.device,
@@ -54,7 +58,10 @@ def _allowed_functions() -> frozenset[Any]:
     found = {f for f in get_testing_overrides() if getattr(f, "__name__", "") not in FORBIDDEN}
     found |= {getattr(torch, name) for name in FACTORIES}
     found |= {getattr(operator, name) for name in ARITHMETIC}
-    found |= {getattr(math, name) for name in ("ceil", "floor", "sqrt", "prod", "log", "exp")}
+    found |= {
+        getattr(math, name) for name in ("ceil", "floor", "trunc", "sqrt", "prod", "log", "exp")
+    }
+    found |= {torch._assert, torch._grouped_mm}
     for home in (torch, torch.nn.functional, torch._C._nn, torch.special, torch.linalg, torch.fft):
         for name in dir(home):
             value = getattr(home, name)
@@ -110,7 +117,7 @@ def guard(graph: fx.Graph, model: nn.Module) -> None:
         _target(node, modules, tensors)
         _arguments(node, node.args)
         for key, value in node.kwargs.items():
-            if type(key) is not str or not NAME.fullmatch(key):
+            if type(key) is not str or not NAME.fullmatch(key) or iskeyword(key):
                 raise GuardError(
                     f"{node.name}: the keyword {key!r} is not an identifier; rename it"
                 )
@@ -133,6 +140,12 @@ def _target(node: fx.Node, modules: dict[str, nn.Module], tensors: set[str]) -> 
             if type(target) is not str or not PLACEHOLDER.fullmatch(target):
                 raise GuardError(
                     f"{node.name}: the input {target!r} is not an identifier; rename it"
+                )
+            bare = target.lstrip("*")
+            if bare in SOURCE_NAMES or bare.startswith(SOURCE_PREFIXES) or iskeyword(bare):
+                raise GuardError(
+                    f"{node.name}: an input called {bare!r} would hide what the generated source "
+                    "calls; rename it"
                 )
         case "call_module":
             _path(node, target)
@@ -162,6 +175,8 @@ def _function(node: fx.Node) -> None:
                 f"{node.name}: reads the attribute {attribute!r}; only {sorted(ATTRIBUTES)}"
             )
         return
+    if isinstance(node.target, OpOverload | OpOverloadPacket) and _is_registered(node.target):
+        return
     if id(node.target) not in FUNCTIONS:
         name = getattr(node.target, "__name__", type(node.target).__name__)
         raise GuardError(
@@ -170,12 +185,27 @@ def _function(node: fx.Node) -> None:
         )
 
 
+def _is_registered(operator_: OpOverload | OpOverloadPacket) -> bool:
+    """Return whether an operator is the one that torch knows by its name."""
+    name = str(operator_)
+    value: Any = torch.ops
+    for part in name.split("."):
+        if not NAME.fullmatch(part):
+            return False
+        value = getattr(value, part, None)
+    return value is operator_
+
+
 def _path(node: fx.Node, target: Any) -> None:
     parts = target.split(".") if type(target) is str else [target]
     for part in parts:
         if type(part) is not str or not PATH_PART.fullmatch(part):
             raise GuardError(
                 f"{node.name}: {part!r} in the path {target!r} is no plain name; rename the module"
+            )
+        if iskeyword(part):
+            raise GuardError(
+                f"{node.name}: {part!r} in the path {target!r} is a word of Python; rename it"
             )
 
 

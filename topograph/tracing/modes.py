@@ -1,30 +1,50 @@
-"""One graph for both modes: merge what was traced in train with what was traced in eval.
+"""One graph for both modes: merge what was recorded in train with what was recorded in eval.
 
 A constant that differs between the two, such as the flag in ``F.dropout(x, p, self.training)``,
-is read from the owning module's ``training`` attribute when the graph runs. A module whose
-operations differ is reported, so that it can become an opaque leaf.
+is read from the owning module's ``training`` attribute when the graph runs. The two recordings have
+different batch sizes, so a number may differ for that reason: a third recording tells. A module
+whose operations differ is reported, so that it can become an opaque leaf.
 """
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-Owners = Mapping[str, str]
+
+class Recorded(Protocol):
+    """A recording: a graph, and which module made each call."""
+
+    graph: fx.Graph
+    owners: dict[str, str]
+    first_input: fx.Node | None
 
 
-def differing_owners(
-    train: fx.Graph, train_owners: Owners, evaluation: fx.Graph, evaluation_owners: Owners
-) -> list[str]:
-    """Return the innermost module paths whose operations differ between the two graphs."""
-    first, second = (
-        _calls_by_owner(train, train_owners),
-        _calls_by_owner(evaluation, evaluation_owners),
-    )
+@dataclass(frozen=True)
+class Merge:
+    """Two recordings of the same calls in the same order.
+
+    Attributes:
+        train: In train; this graph becomes the one for both.
+        evaluation: In eval.
+        batch: Rows in eval; one more in train, unless the batch is fixed.
+        fixed: Whether both have the same rows.
+    """
+
+    train: Recorded
+    evaluation: Recorded
+    batch: int
+    fixed: bool
+
+
+def differing_owners(train: Recorded, evaluation: Recorded) -> list[str]:
+    """Return the innermost module paths whose operations differ between the two recordings."""
+    first, second = _calls_by_owner(train), _calls_by_owner(evaluation)
     differing = [
         path for path in first.keys() | second.keys() if first.get(path) != second.get(path)
     ]
@@ -36,30 +56,78 @@ def differing_owners(
     )
 
 
-def merge_modes(train: fx.Graph, evaluation: fx.Graph, owners: dict[str, str]) -> list[str]:
-    """Make the graph traced in train right in eval too; return the owners where that fails.
+def merge_modes(merge: Merge, again: Callable[[], Recorded]) -> list[str]:
+    """Make the graph recorded in train right in eval too; return the owners where that fails.
 
-    Both graphs must have the same calls in the same order, as `differing_owners` found.
+    Args:
+        merge: Both recordings, with the same calls in the same order.
+        again: Records once more in train, with the rows of eval: asked for only where a whole
+            number differs, which the batch or the mode may explain.
     """
-    ours_of = dict(zip(evaluation.nodes, train.nodes, strict=True))
+    graph, owners = merge.train.graph, merge.train.owners
+    ours_of = dict(zip(merge.evaluation.graph.nodes, graph.nodes, strict=True))
+    same_rows: list[fx.Node] | None = None
     failed = []
-    for twin, node in ours_of.items():
-        ours, layout = _flatten((node.args, node.kwargs))
+    for index, (twin, node) in enumerate(ours_of.items()):
         read = map_arg((twin.args, twin.kwargs), ours_of.__getitem__)
+        if read == (node.args, node.kwargs):
+            continue
+        ours, layout = _flatten((node.args, node.kwargs))
         theirs, other_layout = _flatten(read)
         owner = owners.get(node.name, "")
         if layout != other_layout:
             failed.append(owner)
             continue
-        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        changed = False
+        for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             if _same(mine, other):
                 continue
             if _reads(mine) or _reads(other) or type(mine) is not type(other):
                 failed.append(owner)
-            else:
-                ours[index] = _by_mode(train, node, owner, mine, other)
-        node.args, node.kwargs = pytree.tree_unflatten(ours, layout)
+                continue
+            if type(mine) is int and not merge.fixed:
+                if same_rows is None:
+                    same_rows = list(again().graph.nodes)
+                    if len(same_rows) != len(ours_of):
+                        return [owner]
+                leaves, _ = _flatten((same_rows[index].args, same_rows[index].kwargs))
+                if leaves[place] == other:  # the rows, not the mode
+                    ours[place] = _by_rows(merge.train, merge.batch, other, mine)
+                    changed = True
+                    continue
+            ours[place] = _by_mode(merge, node, owner, mine, other)
+            changed = True
+        if changed:
+            node.args, node.kwargs = pytree.tree_unflatten(ours, layout)
     return sorted(set(failed))
+
+
+def _by_rows(recorded: Recorded, batch: int, small: int, large: int) -> fx.Node:
+    """Return a node for a number that grows with the batch: ``slope * rows + rest``."""
+    slope, rest = large - small, small - (large - small) * batch
+    graph, source = recorded.graph, recorded.first_input
+    assert source is not None  # there are no rows without it
+    with graph.inserting_after(source):
+        number = graph.call_method("size", (source, 0))
+    for function, constant, neutral in ((operator.mul, slope, 1), (operator.add, rest, 0)):
+        if constant != neutral:
+            with graph.inserting_after(number):
+                number = graph.call_function(function, (number, constant))
+    return number
+
+
+def _by_mode(merge: Merge, node: fx.Node, owner: str, train: Any, evaluation: Any) -> fx.Node:
+    """Return a node whose value is one constant in train and another in eval."""
+    path = f"{owner}.training" if owner else "training"
+    graph = merge.train.graph
+    with graph.inserting_before(node):
+        flag = graph.create_node("get_attr", path, name=path.replace(".", "_"))
+        merge.train.owners[flag.name] = owner
+        if train is True and evaluation is False:
+            return flag
+        chosen = graph.call_function(operator.getitem, ((evaluation, train), flag))
+        merge.train.owners[chosen.name] = owner
+        return chosen
 
 
 def _reads(value: Any) -> bool:
@@ -68,20 +136,10 @@ def _reads(value: Any) -> bool:
     return any(isinstance(part, fx.Node) for part in parts)
 
 
-def _by_mode(graph: fx.Graph, node: fx.Node, owner: str, train: Any, evaluation: Any) -> fx.Node:
-    """Return a node whose value is one constant in train and another in eval."""
-    path = f"{owner}.training" if owner else "training"
-    with graph.inserting_before(node):
-        flag = graph.create_node("get_attr", path, name=path.replace(".", "_"))
-        if train is True and evaluation is False:
-            return flag
-        return graph.call_function(operator.getitem, ((evaluation, train), flag))
-
-
-def _calls_by_owner(graph: fx.Graph, owners: Owners) -> dict[str, list[tuple[str, str]]]:
+def _calls_by_owner(recorded: Recorded) -> dict[str, list[tuple[str, str]]]:
     calls: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for node in graph.nodes:
-        calls[owners.get(node.name, "")].append((node.op, str(node.target)))
+    for node in recorded.graph.nodes:
+        calls[recorded.owners.get(node.name, "")].append((node.op, str(node.target)))
     return dict(calls)
 
 

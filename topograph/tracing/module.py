@@ -1,14 +1,33 @@
 """A graph on the original module tree."""
 
 import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
 from topograph.errors import ShapeError, TraceError
 from topograph.tracing.guard import guard
+from topograph.tracing.structure import AS_IT_IS, Mould, take_apart
 
 Constants = tuple[tuple[int, str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How a graph is called as the model was.
+
+    Attributes:
+        constants: Position, name and value of inputs that were constants.
+        mould: How to make the model's output from the graph's.
+    """
+
+    constants: Constants = ()
+    mould: Mould = AS_IT_IS
+
+
+AS_RECORDED = Calling()
 STATE = ("_parameters", "_buffers", "_modules")
 
 
@@ -21,24 +40,20 @@ class Network(fx.GraphModule):
     while it was recorded, None among them, are part of the graph: a call with others is an error.
     """
 
-    constants: Constants = ()  # position, name and value of those inputs
+    calling: Calling = AS_RECORDED
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph, unless an input differs from what it was recorded with."""
-        for position, name, constant in self.constants:
-            given = args[position] if position < len(args) else kwargs.get(name, constant)
-            if given is not constant and (type(given) is not type(constant) or given != constant):
-                raise ShapeError(
-                    f"the model was traced with {name}={constant!r}, so it cannot be called with "
-                    f"another value ({type(given).__name__}); trace it with that input"
-                )
-        return super().__call__(*args, **kwargs)
+        checked(self.calling, args, kwargs)
+        plain = [take_apart(value)[0] for value in args]
+        named = {name: take_apart(value)[0] for name, value in kwargs.items()}
+        return self.calling.mould.pour(super().__call__(*plain, **named))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
         copied: Network = super().__deepcopy__(memo)  # type: ignore[assignment]
         _graft(copied, {name: copy.deepcopy(getattr(self, name), memo) for name in STATE})
         copied._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
-        copied.constants = self.constants
+        copied.calling = self.calling
         return copied
 
     def __reduce__(self) -> Any:
@@ -48,7 +63,18 @@ class Network(fx.GraphModule):
         )
 
 
-def build(graph: fx.Graph, tree: nn.Module, name: str, constants: Constants = ()) -> Network:
+def checked(calling: Calling, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise a `ShapeError` if an input that was a constant is another one now."""
+    for position, name, constant in calling.constants:
+        given = args[position] if position < len(args) else kwargs.get(name, constant)
+        if given is not constant and (type(given) is not type(constant) or given != constant):
+            raise ShapeError(
+                f"the model was traced with {name}={constant!r}, so it cannot be called with "
+                f"another value ({type(given).__name__}); trace it with that input"
+            )
+
+
+def build(graph: fx.Graph, tree: nn.Module, name: str, calling: Calling = AS_RECORDED) -> Network:
     """Return a module that runs a graph on a module tree, after the guard has passed it.
 
     The tree's top-level containers are copied, so that adding a module to the network adds none to
@@ -63,7 +89,7 @@ def build(graph: fx.Graph, tree: nn.Module, name: str, constants: Constants = ()
     _graft(network, {store: dict(getattr(tree, store)) for store in STATE})
     network._non_persistent_buffers_set = set(tree._non_persistent_buffers_set)
     network.training = tree.training
-    network.constants = constants
+    network.calling = calling
     return network
 
 

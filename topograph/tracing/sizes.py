@@ -1,5 +1,10 @@
-"""Sizes that remember which node they came from."""
+"""Numbers that remember which size of which tensor they came from.
 
+Python's control flow sees the value; the graph sees the node. The node is written only when
+something in the graph reads the number, so that sizes which merely pass by leave nothing behind.
+"""
+
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,72 +13,122 @@ from torch import fx
 
 
 class Source(Protocol):
-    """Whoever records: where arithmetic on sizes becomes nodes."""
+    """Whoever records: where a number's node is written."""
 
-    graph: fx.Graph
     active: bool
 
+    def number(self, op: str, target: Any, arguments: tuple[Any, ...]) -> fx.Node:
+        """Write down how a number is made and return its node."""
 
-class Size(int):
-    """An integer read from a traced tensor; Python sees the value, the graph sees the node."""
 
-    node: fx.Node
+class Number:
+    """What `Size` and `Real` share: how the number is made, written down on first use."""
+
     source: Source
+    made: tuple[str, Any, tuple[Any, ...]]
+    written: fx.Node | None
 
-    def __new__(cls, value: int, node: fx.Node, source: Source) -> "Size":
-        """Return an integer that remembers a node."""
-        size = int.__new__(cls, value)
-        size.node, size.source = node, source
-        return size
+    @property
+    def node(self) -> fx.Node:
+        """The node that makes this number in the graph."""
+        if self.written is None:
+            op, target, arguments = self.made
+            nodes = tuple(a.node if isinstance(a, Number) else a for a in arguments)
+            self.written = self.source.number(op, target, nodes)
+        return self.written
+
+
+class Size(Number, int):
+    """An integer read from the shape of a traced tensor, or computed from such integers."""
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return (int, (int(self),))
+        return (int, (int.__int__(self),))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
+        return int.__int__(self)
 
 
-def _recorded(name: str, function: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
-    compute = getattr(int, name)
+class Real(Number, float):
+    """A floating-point number computed from sizes, such as half a height."""
 
-    def arithmetic(self: Size, other: Any) -> Any:
-        value = compute(self, other)
-        if value is NotImplemented or not self.source.active:
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return (float, (float.__float__(self),))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> float:
+        return float.__float__(self)
+
+
+def remember(value: Any, source: Source, op: str, target: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return a number that remembers how it was made; anything else as it is."""
+    if not source.active or isinstance(value, bool | complex):
+        return value
+    number: Any
+    if isinstance(value, int):
+        number = int.__new__(Size, value)
+    elif isinstance(value, float):
+        number = float.__new__(Real, value)
+    else:
+        return value
+    number.source, number.made, number.written = source, (op, target, arguments), None
+    return number
+
+
+def _binary(base: type, name: str, function: Callable[..., Any], reflected: bool) -> Any:
+    compute = getattr(base, name)
+
+    def arithmetic(self: Any, other: Any, *modulus: Any) -> Any:
+        value = compute(self, other, *modulus)
+        if value is NotImplemented and isinstance(other, float):
+            value = getattr(float, name)(float(self), other)
+        if value is NotImplemented or modulus or not isinstance(other, int | float):
             return value
-        theirs = other.node if isinstance(other, Size) else int(other)
-        arguments = (theirs, self.node) if reflected else (self.node, theirs)
-        return Size(value, self.source.graph.call_function(function, arguments), self.source)
+        arguments = (other, self) if reflected else (self, other)
+        return remember(value, self.source, "call_function", function, arguments)
 
     return arithmetic
 
 
-for _operation in ("add", "sub", "mul", "floordiv", "mod"):
-    _function = getattr(operator, _operation)
-    setattr(Size, f"__{_operation}__", _recorded(f"__{_operation}__", _function, False))
-    setattr(Size, f"__r{_operation}__", _recorded(f"__r{_operation}__", _function, True))
+def _unary(base: type, name: str, function: Callable[..., Any]) -> Any:
+    compute = getattr(base, name)
+
+    def arithmetic(self: Any) -> Any:
+        return remember(compute(self), self.source, "call_function", function, (self,))
+
+    return arithmetic
 
 
-def plain(value: Any) -> Any:
-    """Return a value with every `Size` in it replaced by the integer it stands for."""
-    if isinstance(value, Size):
-        return int(value)
-    if isinstance(value, slice):
-        return slice(plain(value.start), plain(value.stop), plain(value.step))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(plain, value))
-    if type(value) in (tuple, list):
-        return type(value)(map(plain, value))
-    if type(value) is dict:
-        return {key: plain(item) for key, item in value.items()}
-    return value
+for _base, _class in ((int, Size), (float, Real)):
+    for _operation in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow"):
+        _function = getattr(operator, _operation)
+        setattr(_class, f"__{_operation}__", _binary(_base, f"__{_operation}__", _function, False))
+        setattr(_class, f"__r{_operation}__", _binary(_base, f"__r{_operation}__", _function, True))
+    setattr(_class, "__neg__", _unary(_base, "__neg__", operator.neg))  # noqa: B010
+for _name in ("ceil", "floor", "trunc"):
+    setattr(Real, f"__{_name}__", _unary(float, f"__{_name}__", getattr(math, _name)))
+
+ARITHMETIC = frozenset(
+    (
+        operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
+        operator.truediv, operator.pow, operator.neg, math.ceil, math.floor, math.trunc, math.sqrt,
+    )
+)  # fmt: skip
+SIZES = ("size", "numel")
 
 
-def erase_unread_sizes(graph: fx.Graph) -> None:
-    """Erase what was written down about sizes and parts that nothing reads in the end."""
-    arithmetic = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod}
+def is_size(node: fx.Node) -> bool:
+    """Return whether a node reads a size, or computes with sizes only."""
+    if node.op == "call_method":
+        return node.target in SIZES
+    return (
+        node.op == "call_function"
+        and node.target in ARITHMETIC
+        and all(is_size(source) for source in node.all_input_nodes)
+    )
+
+
+def erase_unread(graph: fx.Graph) -> None:
+    """Erase parts of values, parameters and sizes that nothing reads in the end."""
     for node in reversed(list(graph.nodes)):
-        size = node.op == "call_method" and node.target in ("size", "numel")
         read = node.op == "call_function" and node.target in (operator.getitem, getattr)
-        sum_of_sizes = node.op == "call_function" and node.target in arithmetic
-        if not node.users and (size or read or sum_of_sizes or node.op == "get_attr"):
+        if not node.users and (read or node.op == "get_attr" or is_size(node)):
             graph.erase_node(node)

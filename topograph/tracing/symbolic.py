@@ -15,6 +15,7 @@ class SymbolicTracer(fx.Tracer):
     def __init__(self, closed: Mapping[str, str], opened: frozenset[str]) -> None:
         super().__init__()
         self.owners: dict[str, str] = {}
+        self.first_input: fx.Node | None = None
         self._closed, self._opened = closed, opened
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
@@ -30,18 +31,18 @@ class SymbolicTracer(fx.Tracer):
 
 def trace_symbolically(
     model: nn.Module, closed: Mapping[str, str], opened: frozenset[str]
-) -> tuple[fx.Graph, dict[str, str]]:
-    """Return a model's graph by symbolic tracing, and the path of the module behind each node.
+) -> SymbolicTracer:
+    """Return a tracer that has traced a model: its graph, and which module made each call.
 
     Raises:
         TraceError: The model's control flow depends on values; says which line of it.
     """
     tracer = SymbolicTracer(closed, opened)
     try:
-        graph = tracer.trace(model)
+        tracer.trace(model)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be traced without example inputs: "
             f"{type(error).__name__}: {error}; pass example_inputs=(…), so that it can be recorded"
         ) from error
-    return graph, tracer.owners
+    return tracer

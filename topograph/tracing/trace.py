@@ -3,24 +3,27 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from topograph.errors import TopographError, TraceError
+from topograph.errors import TraceError
 from topograph.topology import Topology
 from topograph.tracing.describe import describe
-from topograph.tracing.inputs import bind_inputs, named_inputs, own_inputs
-from topograph.tracing.modes import differing_owners, merge_modes
-from topograph.tracing.module import Network, build
+from topograph.tracing.frames import Frame
+from topograph.tracing.functions import CONSTANTS
+from topograph.tracing.hosting import hosted
+from topograph.tracing.inputs import inputs_of
+from topograph.tracing.modes import Merge, differing_owners, merge_modes
+from topograph.tracing.module import Calling, Network, build
 from topograph.tracing.preserve import preserved, set_mode
-from topograph.tracing.record import CONSTANTS, Recorder, Unrecordable
+from topograph.tracing.recording import record
 from topograph.tracing.symbolic import trace_symbolically
-from topograph.tracing.values import Values, find_values
+from topograph.tracing.values import Values
 from topograph.tracing.verify import compare
-
-MOST_RESTARTS = 400
+from topograph.tracing.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class TracedModel:
         values: What every value looks like: shapes at two batch sizes, aliases, writes.
         opaque: Why a submodule stayed closed, by its path.
         notes: Limits of this trace that a user should know.
+        model: The module tree with its classes; the original model where nothing was edited.
+        frames: What went into and came out of every submodule that was called once.
+        hosts: Paths of the submodules that run a graph of their own; empty for the root.
 
     Raises:
         TypeError: A field is missing; `trace` makes these.
@@ -55,6 +61,23 @@ class TracedModel:
     values: Values | None = field(default=None, repr=False)
     opaque: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    model: nn.Module | None = field(default=None, repr=False)
+    frames: Mapping[str, Frame] = field(default_factory=dict, repr=False)
+    hosts: frozenset[str] = frozenset()
+
+    @cached_property
+    def kept(self) -> nn.Module:
+        """The model as a module of its own class, with the edited submodules' graphs inside.
+
+        Where an edit needs the root's own forward, or where the calls of submodules are not known,
+        it is `module`, a ``torch.fx.GraphModule``.
+        """
+        if self.model is None or "" in self.hosts:
+            return self.module
+        if not self.hosts:
+            return self.model
+        scopes = {node.name: node.scope for node in self.topology.nodes}
+        return hosted(self.module.graph, scopes, self.frames, self.model, self.hosts)
 
     def __str__(self) -> str:
         return "\n".join([str(self.topology), *(f"note: {note}" for note in self.notes)])
@@ -82,7 +105,8 @@ def trace(
         example_kwargs: Keyword inputs.
         opaque: Paths of submodules to keep closed, each one node.
         transparent: Paths of submodules to open although they are layers of torch.
-        fake: Skip the comparison with the model, which runs it four times more.
+        fake: Record on fake tensors, which have shapes and no numbers: for models too big to run.
+            Nothing is compared then.
 
     Returns:
         The graph (`module`), its `topology`, and what could not be opened, with reasons.
@@ -102,9 +126,7 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace takes an nn.Module, got {type(model).__name__}; call its factory")
-    compiled = getattr(model, "_orig_mod", None)  # torch.compile's wrapper
-    if isinstance(compiled, nn.Module):
-        model = compiled
+    model, wrapped = unwrapped(model)
     if isinstance(example_inputs, torch.Tensor):
         example_inputs = (example_inputs,)
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
@@ -117,28 +139,35 @@ def trace(
         return _symbolic(model, closed, opened)
     given = tuple(example_inputs)
     try:
-        arguments = bind_inputs(model, given, example_kwargs or {})
+        arguments = inputs_of(model, given, example_kwargs or {})
     except TypeError as error:
         raise TraceError(
             f"the example inputs do not fit {type(model).__name__}.forward: {error}"
         ) from None
-    with preserved(model):
-        graph, closed = _record(model, arguments, closed, opened)
+    recording = record(model, arguments, closed, opened, fake)
     constants = tuple(
         (position, name, value)
-        for position, (name, value) in enumerate(named_inputs(arguments))
+        for position, (name, value) in enumerate(arguments.named())
         if type(value) in CONSTANTS
     )
-    network = build(graph, model, type(model).__name__, constants)
-    inputs = dict(named_inputs(arguments))
-    values = find_values(network, inputs)
-    notes = [values.note] if values.note else []
-    notes += ["torch.compile's wrapper was taken off; recompile wraps it again"] if compiled else []
+    network = build(
+        recording.graph, model, type(model).__name__, Calling(constants, recording.mould)
+    )
     if not fake:
-        compare(model, network, given, dict(example_kwargs or {}), inputs)
-    notes += _hook_notes(model)
-    topology = describe(network, values, closed)
-    return TracedModel(network, topology, inputs, values, closed, tuple(notes))
+        compare(model, network, recording)
+    topology = describe(network, recording.values, recording.closed, recording.owners)
+    notes = (*wrapped, *recording.notes, *_hook_notes(model))
+    inputs = dict(arguments.named())
+    return TracedModel(
+        module=network,
+        topology=topology,
+        inputs=inputs,
+        values=recording.values,
+        opaque=recording.closed,
+        notes=notes,
+        model=model,
+        frames=recording.frames,
+    )
 
 
 def _needs_inputs(model: nn.Module) -> bool:
@@ -152,83 +181,17 @@ def _symbolic(model: nn.Module, closed: dict[str, str], opened: frozenset[str]) 
         for training in (True, False):
             set_mode(model, training)
             graphs.append(trace_symbolically(model, closed, opened))
-    (train, train_owners), (evaluation, evaluation_owners) = graphs
-    if differing_owners(train, train_owners, evaluation, evaluation_owners) or merge_modes(
-        train, evaluation, train_owners
-    ):
+    train, evaluation = graphs
+    merge = Merge(train, evaluation, 0, fixed=True)
+    if differing_owners(train, evaluation) or merge_modes(merge, lambda: train):
         raise TraceError(
             f"{type(model).__name__} computes differently in train and in eval; "
             "pass example_inputs=(…), so that both can be recorded"
         )
-    network = build(train, model, type(model).__name__)
+    network = build(train.graph, model, type(model).__name__)
     note = "traced without example inputs: no shapes, and Python's control flow was not followed"
-    return TracedModel(network, describe(network, None, closed), opaque=closed, notes=(note,))
-
-
-def _record(
-    model: nn.Module,
-    arguments: inspect.BoundArguments,
-    closed: dict[str, str],
-    opened: frozenset[str],
-) -> tuple[fx.Graph, dict[str, str]]:
-    """Record in train and in eval; close what cannot be written down, and start again."""
-    for _ in range(MOST_RESTARTS):
-        try:
-            train, train_owners = _one_recording(model, arguments, closed, opened, True)
-            evaluation, evaluation_owners = _one_recording(model, arguments, closed, opened, False)
-        except Unrecordable as error:
-            if not error.path:
-                raise _cannot(model, arguments, error) from error
-            closed = closed | {error.path: error.reason}
-            continue
-        differing = differing_owners(train, train_owners, evaluation, evaluation_owners)
-        if not differing:
-            differing = merge_modes(train, evaluation, train_owners)
-        if not differing:
-            return train, closed
-        if "" in differing:
-            raise TraceError(
-                f"{type(model).__name__}.forward itself computes differently in train and in eval; "
-                "move the part that does into a submodule, which can then stay whole"
-            )
-        closed = closed | dict.fromkeys(differing, "computes differently in train and in eval")
-    raise TraceError(
-        f"{type(model).__name__}: more than {MOST_RESTARTS} submodules cannot be recorded"
-    )
-
-
-def _one_recording(
-    model: nn.Module,
-    arguments: inspect.BoundArguments,
-    closed: Mapping[str, str],
-    opened: frozenset[str],
-    training: bool,
-) -> tuple[fx.Graph, dict[str, str]]:
-    with preserved(model):
-        set_mode(model, training)
-        recorder = Recorder(model, closed, opened)
-        graph = recorder.run(arguments)
-    return graph, recorder.owners
-
-
-def _cannot(
-    model: nn.Module, arguments: inspect.BoundArguments, error: Unrecordable
-) -> TopographError:
-    """Tell a model that fails by itself from one that only cannot be recorded."""
-    name = type(model).__name__
-    try:
-        given = own_inputs(arguments)
-        with preserved(model), torch.no_grad():
-            model(*given.args, **given.kwargs)
-    except Exception as own:
-        return TraceError(
-            f"{name} fails on the example inputs, also without topograph: "
-            f"{type(own).__name__}: {own}"
-        )
-    return TraceError(
-        f"{name}.forward itself {error.reason}; "
-        "move that part into a submodule, which then stays whole"
-    )
+    topology = describe(network, None, closed, train.owners)
+    return TracedModel(network, topology, opaque=closed, notes=(note,))
 
 
 def _hook_notes(model: nn.Module) -> list[str]:

@@ -1,31 +1,27 @@
 """What every node's value looks like, found without touching the model.
 
-The graph is evaluated twice on fake tensors, which have shapes and storages but no numbers: in eval
-at the example's batch size, and in train at one more. Sizes that differ are multiples of the batch;
-storages that agree are aliases; a version that moved is a write.
+Two recordings tell it: in eval at the example's batch size, and in train at one more. Sizes that
+differ are multiples of the batch; storages that agree are aliases; a version that moved is a write.
+New nodes of an edited graph are evaluated on fake tensors, which have shapes and no numbers.
 """
 
+import itertools
 from collections.abc import Hashable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
-from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from topograph.tracing.flops import Flops
 from topograph.tracing.preserve import preserved, set_mode
 from topograph.tracing.recipes import Recipe, call_key, recipe_for
+from topograph.tracing.seen import Result, Seen, look, storage, storages
+from topograph.tracing.structure import tensors_in
 
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+NEW_MEMORY = itertools.count(-1, -1)  # names of storages that fake tensors stand for
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,7 @@ class Values:
 
     by_node: Mapping[str, Value]
     batches: tuple[int, int]
-    mode: FakeTensorMode | None
-    note: str | None = None
+    mode: FakeTensorMode
     recipes: dict[Hashable, Recipe] = field(default_factory=dict, repr=False)
 
 
@@ -54,164 +49,134 @@ class _Pass:
     """One evaluation: where it is and what it has found."""
 
     index: int
-    mode: FakeTensorMode | None
-    inputs: Mapping[str, Any]
     environment: dict[str, Any]
-    recipes: dict[Hashable, Recipe]
+    memory: dict[int, int]  # which storage a fake one stands for
 
 
-class _Result(NamedTuple):
-    """What one call gave, wrote to, and cost."""
+def paired(
+    first: Mapping[str, Result], second: Mapping[str, Result], batches: tuple[int, int]
+) -> dict[str, Value]:
+    """Return values from the results of both passes, by the same names."""
+    return {name: _value(result, second[name], batches) for name, result in first.items()}
 
-    value: Any
-    written: set[tuple[int, int]]
-    flops: int
 
-
-def find_values(network: fx.GraphModule, inputs: Mapping[str, Any]) -> Values:
-    """Evaluate a graph twice on fake tensors.
-
-    Args:
-        network: The graph and its modules.
-        inputs: A value for each placeholder, by name; real tensors.
-
-    Returns:
-        The values. Where fake tensors do not work (a layer reads numbers), small real ones are
-        used; where another batch size does not work, the batch is fixed. Both are noted.
-    """
-    batch = max(batch_size(inputs), 1)
-    try:
-        return _two_passes(
-            network, inputs, (batch, batch + 1), FakeTensorMode(allow_non_fake_inputs=True)
-        )
-    except Exception as error:
-        fixed = f"the batch size is fixed at {batch}: {_first_line(error)}"
-    try:
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-        return _two_passes(network, inputs, (batch, batch), mode, fixed)
-    except Exception:
-        mode = None
-    try:
-        return _two_passes(network, inputs, (batch, batch + 1), mode)
-    except Exception:
-        return _two_passes(network, inputs, (batch, batch), mode, fixed)
+def known_values(by_node: Mapping[str, Value], batches: tuple[int, int]) -> Values:
+    """Return recorded values in a form that can be extended."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    return Values(by_node, batches, mode)
 
 
 def extend_values(network: fx.GraphModule, known: Values, names: Iterable[str]) -> dict[str, Value]:
-    """Evaluate only some nodes of a graph, in order, on the known values of the others."""
+    """Evaluate some nodes of a graph, in order, on the known values of the others.
+
+    Args:
+        network: The graph and its modules.
+        known: Values of the other nodes.
+        names: The nodes to evaluate.
+    """
     wanted = set(names)
     nodes = [node for node in network.graph.nodes if node.name in wanted]
-    passes = []
-    for index in (0, 1):
-        environment = {name: value.passes[index] for name, value in known.by_node.items()}
-        passes.append(_Pass(index, known.mode, {}, environment, known.recipes))
-    return _evaluate(network, nodes, passes, known.batches)
-
-
-def batch_size(inputs: Mapping[str, Any]) -> int:
-    """Return the size of axis 0 of the first tensor among the inputs, 1 where there is none."""
-    tensors = [leaf for leaf in pytree.tree_leaves(dict(inputs)) if isinstance(leaf, torch.Tensor)]
-    return next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
-
-
-def with_batch(inputs: Any, batch: int, size: int) -> Any:
-    """Return inputs with tensors of `batch` rows cut to `size` rows, or repeated from the top."""
-
-    def resize(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.ndim == 0 or tensor.shape[0] != batch:
-            return tensor
-        rows = torch.arange(size, device=tensor.device) % batch
-        return tensor[rows]
-
-    return pytree.tree_map_only(torch.Tensor, resize, inputs)
-
-
-def _two_passes(
-    network: fx.GraphModule,
-    inputs: Mapping[str, Any],
-    batches: tuple[int, int],
-    mode: FakeTensorMode | None,
-    note: str | None = None,
-) -> Values:
-    passes, recipes = [], dict[Hashable, Recipe]()
-    for index, size in enumerate(batches):
-        given = with_batch(dict(inputs), batches[0], size)
-        if mode is not None:
-            given = pytree.tree_map_only(torch.Tensor, mode.from_tensor, given)
-        passes.append(_Pass(index, mode, given, {}, recipes))
-    found = _evaluate(network, list(network.graph.nodes), passes, batches)
-    if mode is None:
-        real = "a layer reads numbers, so that shapes were found on real tensors"
-        note = real if note is None else f"{note}; {real}"
-    return Values(found, batches, mode, note, recipes)
-
-
-def _evaluate(
-    network: fx.GraphModule, nodes: list[fx.Node], passes: list[_Pass], batches: tuple[int, int]
-) -> dict[str, Value]:
     modules = dict(network.named_modules(remove_duplicate=False))
-    found: list[dict[str, _Result]] = [{}, {}]
+    found: list[dict[str, Result]] = [{}, {}]
     with preserved(network), torch.no_grad():
-        for one in passes:
+        for one in (_Pass(0, {}, {}), _Pass(1, {}, {})):
             set_mode(network, training=one.index == 1)
             for node in nodes:
-                result = _result(node, modules, network, one)
-                one.environment[node.name] = result.value
-                found[one.index][node.name] = result
-    values = {}
-    for name, first in found[0].items():
-        second = found[1][name]
-        memory = {(0, s) for s in _storages(first.value)} | {
-            (1, s) for s in _storages(second.value)
-        }
-        values[name] = Value(
-            (first.value, second.value),
-            frozenset(memory),
-            frozenset(first.written | second.written),
-            max(
-                first.flops // batches[0], second.flops // batches[1]
-            ),  # eval may run fused kernels
-        )
-    return values
+                with known.mode:
+                    found[one.index][node.name] = _result(node, modules, network, one, known)
+    return paired(found[0], found[1], known.batches)
+
+
+def _value(first: Result, second: Result, batches: tuple[int, int]) -> Value:
+    passes = (first.value, second.value)
+    return Value(
+        passes,
+        frozenset((i, memory) for i in (0, 1) for memory in _memory(passes[i])),
+        frozenset((i, memory) for i, r in enumerate((first, second)) for memory in r.written),
+        # eval may run fused kernels that are not counted
+        max(r.flops // max(rows, 1) for r, rows in zip((first, second), batches, strict=True)),
+    )
+
+
+def _memory(value: Any) -> set[int]:
+    if isinstance(value, Seen):
+        return {value.storage} if value.storage is not None else set()
+    if isinstance(value, tuple):
+        return set().union(*map(_memory, value))
+    if isinstance(value, Mapping):
+        return set().union(*map(_memory, value.values()))
+    return set()
 
 
 def _result(
-    node: fx.Node, modules: Mapping[str, nn.Module], network: nn.Module, one: _Pass
-) -> _Result:
-    """Return what a node gives, by the recipe of an equal call where there is one."""
-    if node.op == "placeholder":
-        default = node.args[0] if node.args else None
-        return _Result(one.inputs.get(str(node.target), default), set(), 0)
-    if node.op == "get_attr":
-        return _Result(_attribute(network, str(node.target), one.mode), set(), 0)
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: one.environment[n.name])
+    node: fx.Node,
+    modules: Mapping[str, nn.Module],
+    network: nn.Module,
+    one: _Pass,
+    known: Values,
+) -> Result:
+    if node.op in ("get_attr", "placeholder"):
+        value = _attribute(network, str(node.target), known.mode)
+        one.environment[node.name] = value
+        return Result(_seen(value, one), frozenset(), 0)
+    read = {source: _environment(source.name, one, known) for source in node.all_input_nodes}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), read.__getitem__)
     if node.op == "output":
-        return _Result(args[0], set(), 0)
+        return Result(_seen(args[0], one), frozenset(), 0)
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    key = None if one.mode is None else call_key(node, module, args, kwargs, one.index == 1)
-    recipe = one.recipes.get(key) if key is not None else None
-    with one.mode or nullcontext():
-        if recipe is not None:
-            return _Result(recipe.make(), set(), recipe.flops)
-        read = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        versions = [tensor._version for tensor in read]
-        with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
-            value = _call(node, module, args, kwargs, one.mode)
-        moved = [t for t, version in zip(read, versions, strict=True) if t._version != version]
-    flops = counter.get_total_flops()
-    if key is not None and (recipe := recipe_for(value, read, bool(moved), flops)) is not None:
-        one.recipes[key] = recipe
-    return _Result(value, {(one.index, s) for t in moved for s in _storages(t)}, flops)
+    key = call_key(node, module, args, kwargs, one.index == 1)
+    recipe = known.recipes.get(key) if key is not None else None
+    if recipe is not None:
+        value, moved, flops = recipe.make(), [], recipe.flops
+    else:
+        tensors = [*tensors_in(args), *tensors_in(kwargs)]
+        versions = [tensor._version for tensor in tensors]
+        with Flops() as counter:
+            value = _call(node, module, args, kwargs, known.mode)
+        moved = [t for t, version in zip(tensors, versions, strict=True) if t._version != version]
+        flops = counter.total
+        if key is not None and (made := recipe_for(value, tensors, bool(moved), flops)) is not None:
+            known.recipes[key] = made
+    one.environment[node.name] = value
+    written = frozenset(one.memory[memory] for memory in storages(moved))
+    return Result(_seen(value, one), written, flops)
+
+
+def _environment(name: str, one: _Pass, known: Values) -> Any:
+    if name not in one.environment:
+        one.environment[name] = _fake(known.by_node[name].passes[one.index], one)
+    return one.environment[name]
+
+
+def _fake(value: Any, one: _Pass) -> Any:
+    """Return empty tensors that look like what was seen; called inside the fake mode."""
+    if isinstance(value, Seen):
+        tensor = value.like()
+        memory = storage(tensor)
+        if memory is not None and value.storage is not None:
+            one.memory[memory] = value.storage
+        return tensor
+    if isinstance(value, tuple):
+        return tuple(_fake(item, one) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _fake(item, one) for key, item in value.items()}
+    return value
+
+
+def _seen(value: Any, one: _Pass) -> Any:
+    for memory in storages(value):
+        if memory not in one.memory:
+            one.memory[memory] = next(NEW_MEMORY)
+    return look(value, one.memory)
 
 
 def _call(
-    node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, mode: FakeTensorMode | None
+    node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any, mode: FakeTensorMode
 ) -> Any:
     """Return what a call gives; buffers that it might move are copies."""
     if module is not None:
-        buffers = {
-            path: mode.from_tensor(buffer) if mode else buffer.clone()
-            for path, buffer in module.named_buffers()
+        buffers: dict[str, torch.Tensor] = {
+            path: mode.from_tensor(buffer) for path, buffer in module.named_buffers()
         }
         if buffers:
             return functional_call(module, buffers, args, kwargs)
@@ -221,22 +186,10 @@ def _call(
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _attribute(network: nn.Module, path: str, mode: FakeTensorMode | None) -> Any:
+def _attribute(network: nn.Module, path: str, mode: FakeTensorMode) -> Any:
     value: Any = network
     for part in path.split("."):
         value = getattr(value, part)
-    if isinstance(value, torch.Tensor) and mode is not None and not isinstance(value, FakeTensor):
+    if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
         return mode.from_tensor(value)
     return value
-
-
-def _storages(value: Any) -> set[int]:
-    return {
-        leaf.untyped_storage()._cdata
-        for leaf in pytree.tree_leaves(value)
-        if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided
-    }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

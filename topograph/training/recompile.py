@@ -24,7 +24,9 @@ def recompile(traced: TracedModel, *, backend: Backend = "eager") -> nn.Module:
             ``torch.compile``, which compiles at the first call.
 
     Returns:
-        The module; its parameters are those of ``traced.module``.
+        The model, of its own class: submodules that were edited run their graphs. Only where the
+        root's own forward was edited it is ``traced.module``, a GraphModule. Parameters are those
+        of ``traced.module`` either way.
 
     Raises:
         SpecError: There is no such backend.
@@ -35,8 +37,8 @@ def recompile(traced: TracedModel, *, backend: Backend = "eager") -> nn.Module:
     Example:
         >>> import topograph as tg, torch
         >>> traced = tg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4)), (torch.zeros(2, 4),))
-        >>> tg.recompile(traced) is traced.module
-        True
+        >>> type(tg.recompile(traced)).__name__
+        'Sequential'
 
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.compile.html
@@ -49,10 +51,10 @@ def recompile(traced: TracedModel, *, backend: Backend = "eager") -> nn.Module:
             RuntimeWarning,
             stacklevel=2,
         )
-        return traced.module
+        return traced.kept
     if backend == "eager":
-        return traced.module
-    compiled: nn.Module = torch.compile(traced.module, backend=backend)  # type: ignore[assignment]
+        return traced.kept
+    compiled: nn.Module = torch.compile(traced.kept, backend=backend)  # type: ignore[assignment]
     return compiled
 
 
