@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import fx
-from torch.fx.node import map_arg
-from torch.utils import _pytree as pytree
+from torch.fx.node import map_aggregate, map_arg
 
 
 class Recorded(Protocol):
@@ -82,7 +81,11 @@ def merge_modes(merge: Merge, again: Callable[[], Recorded]) -> list[str]:
         for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             if _same(mine, other):
                 continue
-            if _reads(mine) or _reads(other) or type(mine) is not type(other):
+            if (
+                isinstance(mine, fx.Node)
+                or isinstance(other, fx.Node)
+                or type(mine) is not type(other)
+            ):
                 failed.append(owner)
                 continue
             if type(mine) is int and not merge.fixed:
@@ -98,7 +101,7 @@ def merge_modes(merge: Merge, again: Callable[[], Recorded]) -> list[str]:
             ours[place] = _by_mode(merge, node, owner, mine, other)
             changed = True
         if changed:
-            node.args, node.kwargs = pytree.tree_unflatten(ours, layout)
+            node.args, node.kwargs = _with_leaves((node.args, node.kwargs), ours)
     return sorted(set(failed))
 
 
@@ -130,12 +133,6 @@ def _by_mode(merge: Merge, node: fx.Node, owner: str, train: Any, evaluation: An
         return chosen
 
 
-def _reads(value: Any) -> bool:
-    """Return whether an argument is a node, or a slice between nodes."""
-    parts = (value.start, value.stop, value.step) if isinstance(value, slice) else (value,)
-    return any(isinstance(part, fx.Node) for part in parts)
-
-
 def _calls_by_owner(recorded: Recorded) -> dict[str, list[tuple[str, str]]]:
     calls: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for node in recorded.graph.nodes:
@@ -144,7 +141,15 @@ def _calls_by_owner(recorded: Recorded) -> dict[str, list[tuple[str, str]]]:
 
 
 def _flatten(value: Any) -> tuple[list[Any], Any]:
-    return pytree.tree_flatten(value, is_leaf=lambda part: isinstance(part, fx.Node | slice))
+    """Return the leaves of nested arguments, slices among them, and their layout."""
+    leaves: list[Any] = []
+    layout = map_aggregate(value, leaves.append)  # every leaf becomes None
+    return leaves, layout
+
+
+def _with_leaves(value: Any, leaves: list[Any]) -> Any:
+    rest = iter(leaves)
+    return map_aggregate(value, lambda _: next(rest))
 
 
 def _same(first: Any, second: Any) -> bool:

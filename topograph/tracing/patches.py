@@ -49,6 +49,12 @@ def patched(recording: Recording, compiling: bool) -> Iterator[None]:
         compiling: Whether ``torch.compiler.is_compiling()`` is true for the model: libraries then
             leave out checks that read values.
     """
+    with ONE_AT_A_TIME, _replaced(recording, compiling):  # in this order: it looks up what is there
+        yield
+
+
+@contextmanager
+def _replaced(recording: Recording, compiling: bool) -> Iterator[None]:
     thread = threading.get_ident()
     call, apply = nn.Module.__call__, torch.autograd.Function.__dict__["apply"]
     is_compiling = torch.compiler.is_compiling
@@ -66,7 +72,7 @@ def patched(recording: Recording, compiling: bool) -> Iterator[None]:
             recording.refuse(f"calls {function.__name__}, whose own backward no graph can hold")
         return apply.__get__(None, function)(*args, **kwargs)
 
-    with ONE_AT_A_TIME, ExitStack() as undo:
+    with ExitStack() as undo:
         for owner, name, new, old in (
             (nn.Module, "__call__", call_module, call),
             (torch.autograd.Function, "apply", classmethod(apply_function), apply),

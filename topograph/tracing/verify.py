@@ -73,7 +73,14 @@ def compare(model: nn.Module, network: nn.Module, recording: Recording) -> None:
         first = recorded
         if recording.pretended:  # without a compiler looking on the model may do something else
             first = take_apart(_outputs(model, arguments, training))[0]
-        second = take_apart(_outputs(network, arguments, training))[0]
+        try:
+            second = take_apart(_outputs(network, arguments, training))[0]
+        except Exception as error:
+            raise TraceError(
+                f"the record of {type(model).__name__} fails where the model does not: "
+                f"{type(error).__name__}: {error}; keep the part that does it closed with "
+                "opaque=[its path]"
+            ) from error
         differences = _different("output", first, second)
         if not differences:
             continue
