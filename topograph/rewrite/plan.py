@@ -145,9 +145,7 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
     topology = describe_change(network, values, base.topology, known, draft.scopes)
     moved = {name: node.name for name, node in draft.values.items()}
     frames = {path: frame.renamed(moved) for path, frame in base.frames.items()}
-    hosts = {
-        host_of(network.graph, draft.scopes, frames, draft.tree, change.scope) for change in changes
-    }
+    scopes = frozenset(change.scope for change in changes)
     return replace(
         base,
         module=network,
@@ -155,15 +153,15 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
         values=values,
         model=draft.tree if base.model is not None else None,
         frames=frames,
-        hosts=_still_alone(network.graph, draft, frames, base.hosts | hosts),
+        hosts=_alone(network.graph, draft, frames, base.hosts | scopes),
     )
 
 
-def _still_alone(
-    graph: fx.Graph, draft: Draft, frames: Mapping[str, Frame], hosts: frozenset[str]
+def _alone(
+    graph: fx.Graph, draft: Draft, frames: Mapping[str, Frame], scopes: frozenset[str]
 ) -> frozenset[str]:
-    """Return the submodules that run graphs of their own, grown where an edit crossed them."""
-    return frozenset(host_of(graph, draft.scopes, frames, draft.tree, host) for host in hosts)
+    """Return the submodules that must run graphs of their own for the edits in some scopes."""
+    return frozenset(host_of(graph, draft.scopes, frames, draft.tree, scope) for scope in scopes)
 
 
 def _with_values(traced: TracedModel) -> TracedModel:
