@@ -85,8 +85,8 @@ def main() -> None:
             rows.append(examine(specimen))
             print(f"{rows[-1][0]:45} {rows[-1][8][:100]}", flush=True)
     summary = []
-    for family in dict.fromkeys(row[1] for row in rows):
-        ours = [row for row in rows if row[1] == family]
+    for family in (*dict.fromkeys(row[1] for row in rows), "all"):
+        ours = [row for row in rows if family in (row[1], "all")]
         equal = sum(row[8] == "equal" for row in ours)
         share = sum(row[9] for row in ours) / sum(row[10] for row in ours)
         within = sum(row[7] <= 3 * row[6] + 0.2 for row in ours)
