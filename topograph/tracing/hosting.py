@@ -7,6 +7,7 @@ gets a graph of its own as its forward; everything around it, the root's class f
 import inspect
 import operator
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
@@ -14,9 +15,8 @@ from torch import fx, nn
 from topograph.errors import ShapeError, TraceError
 from topograph.tracing.frames import Frame, Name, names_in
 from topograph.tracing.functions import CONSTANTS
-from topograph.tracing.module import Calling, build, checked
+from topograph.tracing.module import Calling, build
 from topograph.tracing.sizes import SIZES, is_size
-from topograph.tracing.structure import take_apart
 
 Extract = tuple[fx.Graph, Calling]
 
@@ -29,10 +29,7 @@ class Recorded:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph on the module's parameters and submodules."""
-        checked(self.calling, args, kwargs)
-        plain = [take_apart(value)[0] for value in args]
-        named = {name: take_apart(value)[0] for name, value in kwargs.items()}
-        return self.calling.mould.pour(self.function(self.module, *plain, **named))
+        return self.calling.run(partial(self.function, self.module), args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Recorded":
         return Recorded(memo.get(id(self.module), self.module), self.function, self.calling)

@@ -99,10 +99,9 @@ class Ledger:
         self.owners[node.name] = self.where
         self.results[node.name] = NOTHING
         called = op in ("call_function", "call_method")
-        if called and all(source in self.constant for source in node.all_input_nodes):
-            random = any(part in str(target) for part in RANDOM)
-            if not random:
-                self.constant.add(node)
+        fixed = called and all(source in self.constant for source in node.all_input_nodes)
+        if fixed and not any(part in str(target) for part in RANDOM):
+            self.constant.add(node)
         return node
 
     def bind(
@@ -157,11 +156,8 @@ class Ledger:
         if isinstance(value, Number):
             return value.node
         if isinstance(value, tuple | list):
-            return (
-                [self.nest(v) for v in value]
-                if type(value) is list
-                else tuple(self.nest(v) for v in value)
-            )
+            made = list if type(value) is list else tuple
+            return made(self.nest(item) for item in value)
         if type(value) is dict:
             return {key: self.nest(item) for key, item in value.items()}
         return value

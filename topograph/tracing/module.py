@@ -1,7 +1,7 @@
 """A graph on the original module tree."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,23 @@ class Calling:
     constants: Constants = ()
     mould: Mould = AS_IT_IS
 
+    def run(self, graph: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call a graph's function with the model's inputs; return what the model would.
+
+        Raises:
+            ShapeError: An input that was a constant is another one now.
+        """
+        for position, name, constant in self.constants:
+            given = args[position] if position < len(args) else kwargs.get(name, constant)
+            if given is not constant and (type(given) is not type(constant) or given != constant):
+                raise ShapeError(
+                    f"the model was traced with {name}={constant!r}, so it cannot be called with "
+                    f"another value ({type(given).__name__}); trace it with that input"
+                )
+        plain = [take_apart(value)[0] for value in args]
+        named = {name: take_apart(value)[0] for name, value in kwargs.items()}
+        return self.mould.pour(graph(*plain, **named))
+
 
 AS_RECORDED = Calling()
 STATE = ("_parameters", "_buffers", "_modules")
@@ -44,10 +61,7 @@ class Network(fx.GraphModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph, unless an input differs from what it was recorded with."""
-        checked(self.calling, args, kwargs)
-        plain = [take_apart(value)[0] for value in args]
-        named = {name: take_apart(value)[0] for name, value in kwargs.items()}
-        return self.calling.mould.pour(super().__call__(*plain, **named))
+        return self.calling.run(super().__call__, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
         copied: Network = super().__deepcopy__(memo)  # type: ignore[assignment]
@@ -61,17 +75,6 @@ class Network(fx.GraphModule):
             "a recorded network is not pickled (loading would trace it anew, and wrongly); "
             "save model.state_dict(), or keep the run in a run directory"
         )
-
-
-def checked(calling: Calling, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise a `ShapeError` if an input that was a constant is another one now."""
-    for position, name, constant in calling.constants:
-        given = args[position] if position < len(args) else kwargs.get(name, constant)
-        if given is not constant and (type(given) is not type(constant) or given != constant):
-            raise ShapeError(
-                f"the model was traced with {name}={constant!r}, so it cannot be called with "
-                f"another value ({type(given).__name__}); trace it with that input"
-            )
 
 
 def build(graph: fx.Graph, tree: nn.Module, name: str, calling: Calling = AS_RECORDED) -> Network:

@@ -295,5 +295,3 @@ class Recorder(TorchFunctionMode):
         message = f"traced where {node.name} is {value}, since the model {why}"
         self.ledger.emit("call_function", torch._assert, (same, message), {})
         self.notes.append(f"{message}; another value is an error")
-
-    # Nodes

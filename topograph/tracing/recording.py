@@ -81,10 +81,6 @@ def record(
     for _ in range(MOST_RESTARTS):
         try:
             evaluation = _once(model, arguments, how, training=False)
-        except Unrecordable as error:
-            _react(model, arguments, error, how)
-            continue
-        try:
             train, given, why_fixed = _train(model, arguments, larger, how)
         except Unrecordable as error:
             _react(model, arguments, error, how)

@@ -115,7 +115,7 @@ def _result(
     one: _Pass,
     known: Values,
 ) -> Result:
-    if node.op in ("get_attr", "placeholder"):
+    if node.op == "get_attr":
         value = _attribute(network, str(node.target), known.mode)
         one.environment[node.name] = value
         return Result(_seen(value, one), frozenset(), 0)
