@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "topograph"
 FRONT_DOOR = PACKAGE / "__init__.py"
 ROOMS = [
-    *("errors", "topology", "spec", "tracing", "rewrite", "sensitivity", "embedding"),
+    *("errors", "topology", "spec", "tracing", "widths", "rewrite", "sensitivity", "embedding"),
     *("training", "store", "growth", "report", "adapters", "cli"),
 ]
 LONGEST_FILE = 300

@@ -10,10 +10,8 @@ from torch import nn
 from topograph.errors import SelectorError
 from topograph.rewrite import add_branch, insert_layer, remove_layer
 from topograph.rewrite.draft import Draft
-from topograph.spec import AddBranch, InsertLayer, Refusal, RemoveLayer
+from topograph.spec import AddBranch, AnyMutation, InsertLayer, Refusal, RemoveLayer
 from topograph.topology import Topology
-
-AnyMutation = InsertLayer | RemoveLayer | AddBranch
 
 
 @dataclass(frozen=True)
