@@ -20,6 +20,7 @@ class Draft:
         tree: A copy of the top of the module tree; what lies below is shared.
         nodes: The copy's nodes by name.
         created: Names of the nodes that rewrites have made, in order.
+        changed: Names of base nodes that do something else now: their records are made anew.
         values: For a node of the base, the node that now carries its value.
     """
 
@@ -31,6 +32,7 @@ class Draft:
         self.scopes = {node.name: node.scope for node in base.topology.nodes}
         self.nodes = {node.name: node for node in self.graph.nodes}
         self.created: list[str] = []
+        self.changed: set[str] = set()
         self.values: dict[str, fx.Node] = {}
         self._copies: dict[str, nn.Module] = {}
         self._numbers: dict[str, int] = {}
@@ -83,6 +85,11 @@ class Draft:
         self.created.append(node.name)
         self.scopes[node.name] = self.scope
         return node
+
+    def exchange_module(self, path: str, module: nn.Module) -> None:
+        """Put another module in a submodule's place, copying the containers on the way to it."""
+        containers, _, last = path.rpartition(".")
+        copy_path(self.tree, containers, self._copies)._modules[last] = module
 
     def remove_module(self, path: str) -> None:
         """Drop a submodule from the tree, copying the containers on the way to it."""

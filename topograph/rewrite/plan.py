@@ -130,19 +130,20 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
     assert base.values is not None
     draft.graph.lint()
     network = build(draft.graph, draft.tree, base.topology.name, base.module.calling)
-    kept = {name: value for name, value in base.values.by_node.items() if name in draft.nodes}
+    stays = draft.nodes.keys() - draft.changed
+    kept = {name: value for name, value in base.values.by_node.items() if name in stays}
     values = replace(base.values, by_node=kept)
     if moves_written_memory(draft):
         names = [node.name for node in network.graph.nodes if node.op != "placeholder"]
     else:
-        names = draft.created
+        names = [*draft.created, *draft.changed]
     values = replace(values, by_node=kept | extend_values(network, values, names))
     _shapes_kept(draft, values)
     applied = [*base.topology.applied]
     for change in changes:
         applied += [change.requested, digest(change.mutation)]
     known = tuple(dict.fromkeys(applied))
-    topology = describe_change(network, values, base.topology, known, draft.scopes)
+    topology = describe_change(network, values, base.topology, draft.changed, known, draft.scopes)
     moved = {name: node.name for name, node in draft.values.items()}
     frames = {path: frame.renamed(moved) for path, frame in base.frames.items()}
     scopes = frozenset(change.scope for change in changes)

@@ -13,8 +13,8 @@ from topograph.spec.wiring import AddBranch
 
 __all__ = [
     "AddBranch", "After", "AnyMutation", "At", "Between", "Block", "Bottleneck", "Budget", "Change",
-    "Check", "ConvBottleneck", "Effects", "Entry", "Every", "Everywhere", "Fixed", "Growth", "History",
-    "InsertLayer", "LineSearch", "Linear", "Measurement", "Mutation", "Named", "Place", "Plan",
-    "Plateau", "Policy", "Ranked", "Refusal", "RemoveLayer", "Selection", "Selector",
+    "Check", "ConvBottleneck", "Effects", "Entry", "Every", "Everywhere", "Fixed", "Growth",
+    "History", "InsertLayer", "LineSearch", "Linear", "Measurement", "Mutation", "Named", "Place",
+    "Plan", "Plateau", "Policy", "Ranked", "Refusal", "RemoveLayer", "Selection", "Selector",
     "canonical_operation", "digest", "load_mutations", "places", "schema",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """A graph and its values, as a `Topology`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -48,23 +48,26 @@ def describe_change(
     network: fx.GraphModule,
     values: Values,
     known: Topology,
+    changed: Set[str],
     applied: tuple[str, ...],
     owners: Mapping[str, str],
 ) -> Topology:
-    """Return the topology of an edited network, describing only what is new.
+    """Return the topology of an edited network, describing only what is new or changed.
 
     Args:
         network: The edited graph and its modules.
         values: Every node's value.
         known: The topology before; a node that it has may read other nodes now, nothing else.
+        changed: Names of nodes that do something else than before.
         applied: Digests of all mutations so far.
         owners: For each node, the path of the module whose forward makes the call.
     """
     nodes = list(network.graph.nodes)
-    new = {node for node in nodes if node.name not in known.by_name}
+    new = {node for node in nodes if node.name not in known.by_name or node.name in changed}
     around = {source for node in new for source in node.all_input_nodes} | new
     made = _describe(network, [node for node in nodes if node in around], values, {}, owners)
-    described = {node.name: node for node in made if node.name not in known.by_name}
+    names = {node.name for node in new}
+    described = {node.name: node for node in made if node.name in names}
     for node in nodes:
         if node not in new:
             record, inputs = known.by_name[node.name], tuple(s.name for s in uses(node))
