@@ -3,39 +3,33 @@
 import hypothesis.strategies as st
 
 from tests.random_models import random_models as random_models
+from tests.request_strategies import (
+    NODE_NAMES,
+    mutations,
+    node_names,
+    tuples_of,
+)
 from topograph.spec import (
-    AddBranch,
-    After,
-    At,
-    Between,
-    Bottleneck,
     Budget,
     Change,
     Check,
-    ConvBottleneck,
     Effects,
     Entry,
     Every,
-    Everywhere,
     Fixed,
     Growth,
     History,
-    InsertLayer,
-    Linear,
     LineSearch,
     Measurement,
-    Named,
     Plan,
     Plateau,
     Policy,
     Ranked,
     Refusal,
-    RemoveLayer,
     Selection,
 )
 from topograph.topology import Node, Parameter, Topology, diff
 
-NODE_NAMES = ("x", "fc", "relu", "relu_1", "add", "norm", "conv", "cat", "_pool2")
 PATHS = ("fc.weight", "fc.bias", "norm.running_mean", "gate", "op", "detail", "shape")
 DTYPES = ("float32", "bfloat16", "int64")
 AXES = ("batch", "channel", "tokens", "space", "unknown")
@@ -46,51 +40,6 @@ counts = st.integers(0, 10**15)
 words = st.text(max_size=12)
 sha256s = st.text("0123456789abcdef", min_size=64, max_size=64)
 digests = st.text("0123456789abcdef", min_size=16, max_size=16)
-node_names = st.one_of(
-    st.sampled_from(NODE_NAMES), st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
-)
-
-
-def tuples_of(elements: st.SearchStrategy, **sizes: int) -> st.SearchStrategy:
-    return st.lists(elements, **sizes).map(tuple)
-
-
-activations = st.sampled_from(("gelu", "silu", "tanh"))
-units = st.integers(1, 65_536)
-blocks = st.one_of(
-    st.builds(Bottleneck, units=units, activation=activations, norm=st.booleans()),
-    st.builds(
-        ConvBottleneck,
-        units=units,
-        kernel=st.integers(0, 7).map(lambda half: 2 * half + 1),
-        activation=activations,
-        spatial=st.sampled_from(("in", "out")),
-    ),
-    st.builds(Linear, bias=st.booleans()),
-)
-selectors = st.one_of(
-    st.builds(After, op=st.from_regex(r"[A-Za-z0-9_]{1,9}", fullmatch=True)),
-    st.builds(Named, pattern=st.from_regex(r"[A-Za-z0-9_.*?\[\]!-]{1,9}", fullmatch=True)),
-    st.builds(
-        Between,
-        source=node_names,
-        target=node_names,
-        slot=st.none() | st.integers(0, 4096),
-    ),
-    st.builds(Everywhere),
-    st.builds(At, node=node_names),
-)
-mutations = st.one_of(
-    st.builds(InsertLayer, where=selectors, block=blocks),
-    st.builds(RemoveLayer, where=selectors),
-    st.builds(
-        AddBranch,
-        source=node_names,
-        target=node_names,
-        gate=st.floats(-1e6, 1e6),
-        projection=st.sampled_from(("none", "linear")),
-    ),
-)
 
 metric_names = st.sampled_from(("val_loss", "val/acc", "train.loss", "_m-1"))
 triggers = st.one_of(

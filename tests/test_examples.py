@@ -33,7 +33,7 @@ def test_grow_on_plateau_grows_and_keeps_a_run(capsys, tmp_path):
 def test_inspect_diff_finds_the_widened_layers_and_the_dropout():
     found = {change.name: change.change for change in run("inspect_diff").changes}
     assert found["dropout"] == "added"
-    assert found["conv"] == found["head"] == "changed"
+    assert (found["conv"], found["head"]) == ("resized", "changed")
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("policies/*.json")), ids=lambda p: p.stem)

@@ -15,17 +15,23 @@ _HOMES = {
         "TopographError TraceError GuardError SpecError SelectorError RefusedError DriftError "
         "ShapeError NonFiniteError MigrationError StoreError LockedError CorruptError VersionError"
     ),
+    "topograph.topology.spaces": "Space",
+    "topograph.topology.tensors": "CheckpointDiff TensorChange UnitMatch",
     "topograph.topology": "Topology Node Edge Parameter TopologyDiff diff",
     "topograph.spec": (
-        "InsertLayer RemoveLayer AddBranch Bottleneck ConvBottleneck Linear Plan Policy Plateau "
+        "InsertLayer RemoveLayer AddBranch Freeze Unfreeze Untie AddAdapter "
+        "ReplaceLayer Rewire Disconnect Activation Norm LowRank Attention Module "
+        "Bottleneck ConvBottleneck Linear Plan Policy Plateau "
         "Every Selection LineSearch Fixed Budget Refusal History Mutation Selector"
     ),
-    "topograph.spec.selectors": "after at named between",
+    "topograph.spec.selectors": "after at before between instances_of named",
+    "topograph.spec.widths": "WidenLayer NarrowLayer",
+    "topograph.widths": "spaces",
     "topograph.tracing": "TracedModel trace verify",
-    "topograph.rewrite": "Revision candidates plan apply undo",
+    "topograph.rewrite": "Revision candidates plan apply undo register_block",
     "topograph.sensitivity": "Score score",
     "topograph.training": "Migration migrate recompile",
-    "topograph.store": "Run replay read_history read_topology",
+    "topograph.store": "Run compare replay read_history read_topology",
     "topograph.growth": "Grower Experiment",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

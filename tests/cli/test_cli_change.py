@@ -17,7 +17,7 @@ def test_plan_prints_changes_and_exits_with_2(cli, folder):
     found = cli("plan", *MODEL, "insert.json", "-o", "plan.json")
     assert found.code == 2
     assert found.err == ""
-    assert "\n+ bottleneck_1_sum  add of relu_1, bottleneck_1_expand -> [N, 12]\n" in found.out
+    assert "\n    + bottleneck_1_sum  add of relu_1, bottleneck_1_expand -> [N, 12]\n" in found.out
     assert "\n~ linear_2  linear\n    inputs: [relu_1] -> [bottleneck_1_sum]\n" in found.out
     assert "\nparameters: 303 -> 503 (+200, +66.0%)\n" in found.out
     assert "\nok  output in eval: max |Δy| = 0\n" in found.out

@@ -14,7 +14,7 @@ import topograph as tg
 
 COMMANDS = (
     "inspect", "score", "plan", "apply", "grow", "diff", "history", "report", "undo", "replay",
-    "validate", "schema", "policy", "policy init", "doctor", "demo",
+    "validate", "schema", "policy", "policy init", "doctor", "demo", "explain",
 )  # fmt: skip
 HEAVY = ("torch", "ot", "sklearn", "scipy", "safetensors")
 LOADED = """

@@ -11,26 +11,55 @@ from topograph.report.axis import axis
 from topograph.report.html import duration, metric
 from topograph.report.spread import spread
 from topograph.spec import (
+    Activation,
+    AddAdapter,
     AddBranch,
+    Attention,
     Block,
     Bottleneck,
     ConvBottleneck,
+    Disconnect,
+    Freeze,
     InsertLayer,
     Linear,
+    LowRank,
+    Module,
     Mutation,
+    NarrowLayer,
+    Norm,
     RemoveLayer,
+    ReplaceLayer,
+    Replacement,
+    Rewire,
     Selector,
+    Unfreeze,
+    Untie,
+    WidenLayer,
 )
-from topograph.spec.selectors import after, all_, at, between, named
+from topograph.spec.selectors import after, all_, at, before, between, instances_of, named
 
-SELECTORS = [after("relu"), named("a.*"), between("a", "b"), between("a", "b", 1), all_(), at("a")]
+A = at("a")
+SELECTORS = [after("relu"), named("a.*"), between("a", "b"), between("a", "b", 1), all_(), at("a"),
+             before("relu"), instances_of("ReLU"), A & named("b"), A | named("b"), ~A]  # fmt: skip
+REPLACEMENTS = [Activation(name="gelu"), Norm(name="group_norm", groups=2), LowRank(rank=2),
+                Norm(name="group_norm"), Attention(implementation="math"), Module(factory="a"),
+                Module(factory="a", arguments={"b": 1})]  # fmt: skip
 BLOCKS = [Bottleneck(units=2), ConvBottleneck(units=2), Linear(), Linear(bias=False)]
 MUTATIONS = [InsertLayer(where=at("a"), block=BLOCKS[0]), RemoveLayer(where=at("a")),
-             AddBranch(source="a", target="b")]  # fmt: skip
+             AddBranch(source="a", target="b"), ReplaceLayer(where=A, block=REPLACEMENTS[0]),
+             Rewire(edge=between("a", "b"), source="c"), Disconnect(edge=between("a", "b")),
+             Freeze(where=A), Unfreeze(where=A), Untie(where=A), AddAdapter(where=A, rank=2),
+             WidenLayer(where=A, to=2), NarrowLayer(where=A, to=2)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("samples", "union"), [(SELECTORS, Selector), (BLOCKS, Block), (MUTATIONS, Mutation)]
+    ("samples", "union"),
+    [
+        (SELECTORS, Selector),
+        (BLOCKS, Block),
+        (MUTATIONS, Mutation),
+        (REPLACEMENTS, Replacement),
+    ],
 )
 def test_the_samples_cover_their_union(samples, union):
     members = get_args(get_args(union)[0])
@@ -42,7 +71,11 @@ def test_every_selector_block_and_mutation_has_different_words():
     made = {words.material(InsertLayer(where=at("a"), block=block)) for block in BLOCKS}
     assert len(made) == len(BLOCKS)
     assert len({words.material(mutation) for mutation in MUTATIONS}) == len(MUTATIONS)
-    assert [words.place(mutation) for mutation in MUTATIONS] == ["after a", "a", "from a to b"]
+    assert len({words.replacement(block) for block in REPLACEMENTS}) == len(REPLACEMENTS)
+    found = [words.place(mutation) for mutation in MUTATIONS]
+    assert found[:4] == ["after a", "a", "from a to b", "a"]
+    assert found[4:6] == ["edge a -> b"] * 2
+    assert set(found[6:]) == {"a"}
 
 
 @given(st.text(), st.integers(2, 30), st.sampled_from(["start", "end"]))

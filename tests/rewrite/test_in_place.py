@@ -9,7 +9,7 @@ from torch import nn
 import topograph as tg
 from tests.rewrite.laws import assert_laws, change, run, without_gradient
 from topograph.rewrite.draft import Draft
-from topograph.rewrite.plan import finish
+from topograph.rewrite.finish import finish
 from topograph.rewrite.table import rule_for
 from topograph.spec import Change, digest
 

@@ -56,7 +56,6 @@ CASES = [
     ("odd", tg.AddBranch(source="fc", target="argmax"), "argmax: float32 joins int64"),
     ("odd", tg.AddBranch(source="fc", target="exp", projection="linear"), "exp: a projection needs one channel axis on both ends"),
     ("resnet", tg.AddBranch(source="conv", target="fc", projection="linear"), "fc: a projection needs one channel axis"),
-    ("resnet", tg.AddBranch(source="conv", target="blocks_1_bn2", projection="linear"), r"blocks_1_bn2: a projection changes channels only: \[N, 4, 8, 8\] joins \[N, 6, 4, 4\]"),
     ("odd", tg.RemoveLayer(where=tg.at("wide")), r"wide: it makes \[N, 4\] float32 of \[N, 6\] float32; remove only layers that keep"),
     ("odd", tg.RemoveLayer(where=tg.at("x")), "x: it is input, no layer; choose a layer"),
     ("odd", tg.RemoveLayer(where=tg.at("tanh")), "tanh: nothing reads it any more; leave it out"),

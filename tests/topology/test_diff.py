@@ -8,7 +8,7 @@ from tests.strategies import relatives, topologies
 from topograph.errors import SpecError
 from topograph.topology import Node, Parameter, Topology, TopologyDiff, diff
 
-OPPOSITE = {"added": "removed", "removed": "added", "changed": "changed"}
+OPPOSITE = {"added": "removed", "removed": "added"}
 
 
 def node(name: str, op: str, *inputs: str, shape=("N", 8), **fields) -> Node:
@@ -67,17 +67,35 @@ TEXT = """\
 +8 parameters, +32 FLOPs a sample"""
 
 
-def differing(before: Topology, after: Topology, name: str) -> set[str]:
+def matched(before: Topology, after: Topology, found: TopologyDiff) -> dict[str, str]:
+    """Return names after to names before, as the changes tell: all others kept their names."""
+    was = {change.name: change.was for change in found.changes if change.was is not None}
+    added = {change.name for change in found.changes if change.change == "added"}
+    return {name: was.get(name, name) for name in after.by_name if name not in added}
+
+
+def differing(before: Topology, after: Topology, was: dict[str, str], name: str) -> set[str]:
     """Return what differs at a node of both, found by comparing field by field."""
-    old, new = before.by_name[name], after.by_name[name]
+    old, new = before.by_name[was[name]], after.by_name[name]
+    new_inputs = tuple(was.get(source) for source in new.inputs)
     fields = {field for field in Node.model_fields if getattr(old, field) != getattr(new, field)}
-    for path in {*old.parameters, *new.parameters}:
+    fields = fields - {"name", "inputs"} | ({"inputs"} if old.inputs != new_inputs else set())
+    ends = [[path.split(".")[-1] for path in node.parameters] for node in (old, new)]
+    if ends[0] == ends[1]:
+        paths = list(zip(old.parameters, new.parameters, strict=True))
+    else:
+        paths = [(path, path) for path in {*old.parameters, *new.parameters}]
+    for first, second in paths:
         tensors = [
-            [p for p in topology.parameters if p.path == path and path in reader.parameters]
-            for topology, reader in ((before, old), (after, new))
+            [
+                (p.shape, p.dtype, p.trainable, p.buffer)
+                for p in topology.parameters
+                if p.path == path and path in reader.parameters
+            ]
+            for topology, reader, path in ((before, old, first), (after, new, second))
         ]
         if tensors[0] != tensors[1]:
-            fields.add(path)
+            fields.add(first if first == second else first.split(".")[-1])
     return fields
 
 
@@ -101,18 +119,23 @@ def test_json_round_trips(pair):
 def test_diff_is_exactly_the_symmetric_difference(pair):
     before, after = pair
     found = diff(before, after)
-    common = before.by_name.keys() & after.by_name.keys()
-    expected = {
-        "added": after.by_name.keys() - common,
-        "removed": before.by_name.keys() - common,
-        "changed": {name for name in common if differing(before, after, name)},
-    }
-    for kind, names in expected.items():
-        assert {change.name for change in found.changes if change.change == kind} == names
-    for change in found.changes:
-        shown = {field.field for field in change.fields}
-        assert shown == (differing(*pair, change.name) if change.change == "changed" else set())
+    was = matched(before, after, found)
+    removed = {change.name for change in found.changes if change.change == "removed"}
+    assert len(set(was.values())) == len(was)
+    assert removed | set(was.values()) == before.by_name.keys()
+    assert not removed & set(was.values())
+    shown = {change.name: change for change in found.changes if change.change != "removed"}
+    for name, old in was.items():
+        fields = differing(before, after, was, name)
+        if name not in shown:
+            assert not fields
+            assert name == old
+            continue
+        change = shown[name]
+        assert {field.field for field in change.fields} == fields
         assert all(field.before != field.after for field in change.fields)
+        assert fields or change.change == "renamed"
+        assert (change.change == "replaced") >= (before.by_name[old].op != after.by_name[name].op)
     assert (found.before, found.after) == (before.fingerprint, after.fingerprint)
     assert found.parameters == after.parameter_count - before.parameter_count
     assert found.flops == after.flops - before.flops
@@ -122,14 +145,21 @@ def test_diff_is_exactly_the_symmetric_difference(pair):
 def test_swapped_diff_has_plus_and_minus_exchanged(pair):
     before, after = pair
     there, back = diff(before, after), diff(after, before)
-    assert {(c.name, c.change) for c in there.changes} == {
-        (c.name, OPPOSITE[c.change]) for c in back.changes
+    assert {(c.name, c.was, c.change, len(c.fields)) for c in there.changes} == {
+        (c.was or c.name, c.was and c.name, OPPOSITE.get(c.change, c.change), len(c.fields))
+        for c in back.changes
     }
-    assert {(c.name, f.field, f.before, f.after) for c in there.changes for f in c.fields} == {
-        (c.name, f.field, f.after, f.before) for c in back.changes for f in c.fields
-    }
-    assert {(c.name, c.summary) for c in there.changes if not c.fields} == {
-        (c.name, c.summary) for c in back.changes if not c.fields
+    texts = [
+        {
+            (f.field, *((f.before, f.after)[::order] if f.field != "inputs" else ()))
+            for change in found.changes
+            for f in change.fields
+        }
+        for found, order in ((there, 1), (back, -1))
+    ]  # inputs of nodes under another name say which they were
+    assert texts[0] == texts[1]
+    assert {(c.name, c.summary) for c in there.changes if c.change in OPPOSITE} == {
+        (c.name, c.summary) for c in back.changes if c.change in OPPOSITE
     }
     assert (there.parameters, there.flops) == (-back.parameters, -back.flops)
 
@@ -141,8 +171,8 @@ def test_lines_stand_in_topological_order(pair):
     kept = [change.name for change in found.changes if change.change != "removed"]
     gone = [change.name for change in found.changes if change.change == "removed"]
     assert kept == [name for name in after.by_name if name in kept]
-    shared = [name for name in before.by_name if name in after.by_name]
-    if shared == [name for name in after.by_name if name in before.by_name]:  # else moved along
+    was = list(matched(before, after, found).values())
+    if was == [name for name in before.by_name if name in was]:  # else they moved along
         assert gone == [name for name in before.by_name if name in gone]
 
 
@@ -193,5 +223,5 @@ def test_only_topologies_are_compared(one, other):
 
 def test_a_node_listed_twice_is_refused():
     text = diff(BEFORE, AFTER).dump().replace('"up"', '"down"')
-    with pytest.raises(SpecError, match=r"diff\.json: the document: .*a node is listed twice"):
+    with pytest.raises(SpecError, match=r"diff\.json: the document: .*listed twice: 'down'; list"):
         TopologyDiff.parse(text, source="diff.json")

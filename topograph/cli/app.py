@@ -9,21 +9,18 @@ from typing import Annotated
 import typer
 
 from topograph import __version__
+from topograph.cli.difference import difference
+from topograph.cli.explain import explain
 from topograph.cli.failing import exit_code
-from topograph.cli.options import Base, Data, Format, Inputs, Json, Model, RunFolder
+from topograph.cli.options import Base, Data, Inputs, Json, Model, RunFolder
 from topograph.cli.output import say, show, write, write_text
 from topograph.errors import SpecError
 from topograph.report import (
-    diff_dot,
-    diff_mermaid,
-    diff_text,
     history_table,
-    render_diff,
     render_history,
 )
 from topograph.spec import Policy
 from topograph.spec.schemas import SCHEMAS, schema, text
-from topograph.topology import Topology, diff
 
 LOOK, CHANGE, GROW, DOCUMENTS = "Look", "Change", "Grow", "Documents"
 
@@ -78,12 +75,15 @@ def inspect(
     every: Annotated[
         bool, typer.Option("--all", help="Print every block, also those alike")
     ] = False,
+    spaces: Annotated[
+        bool, typer.Option("--spaces", help="Print which widths must change together instead")
+    ] = False,
 ) -> None:
     """Print a model's tree: submodules, calls, shapes, parameters, FLOPs.
 
     Blocks that are alike, such as layers.0 … layers.11, are one row.
     """
-    options = tree_json, nodes, depth, every
+    options = tree_json, nodes, depth, every, spaces
     torch_side("models").inspect(model, shapes or [], data, html, output, as_json, *options)
 
 
@@ -124,6 +124,9 @@ def plan(
     raise typer.Exit(2 if changes else 0)
 
 
+app.command(rich_help_panel=CHANGE)(explain)
+
+
 @app.command(rich_help_panel=CHANGE)
 def apply(
     model: Model,
@@ -149,40 +152,7 @@ def grow(
     torch_side("training").grow(experiment, policy, run)
 
 
-@app.command("diff", rich_help_panel=LOOK)
-def diff_(
-    before: Annotated[Path, typer.Argument(help="JSON from `topograph inspect -o`")],
-    after: Annotated[Path, typer.Argument(help="The one to compare it with")],
-    form: Annotated[
-        Format, typer.Option("--format", help="How to write the difference")
-    ] = Format.text,
-    output: Annotated[Path | None, typer.Option("-o", help="Write it to a file instead")] = None,
-) -> None:
-    """Compare two topologies.
-
-    Exits with 0 if they are the same, 1 if they differ, 2 for errors.
-    """
-    first, second = Topology.load(before), Topology.load(after)
-    found = diff(first, second)
-    match form:
-        case Format.text:
-            written = diff_text(found).plain
-        case Format.json:
-            written = found.dump()
-        case Format.html:
-            written = render_diff(first, second)
-        case Format.dot:
-            written = diff_dot(first, second)
-        case Format.mermaid:
-            written = diff_mermaid(first, second)
-    if output is not None:
-        write_text(output, written.rstrip("\n") + "\n")
-        say(f"wrote {output}")
-    elif form is Format.text:
-        show(diff_text(found))
-    else:
-        write(written)
-    raise typer.Exit(1 if found else 0)
+app.command("diff", rich_help_panel=LOOK)(difference)
 
 
 @app.command(rich_help_panel=GROW)

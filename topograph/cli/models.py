@@ -14,6 +14,7 @@ from topograph.cli.loading import (
     load_selector,
 )
 from topograph.cli.output import console, say, show, table, write, write_text
+from topograph.cli.spaces import print_spaces
 from topograph.errors import SelectorError, SpecError
 from topograph.report import diff_text, render_topology, topology_table, tree_json, tree_table
 from topograph.report.words import place, visible
@@ -39,8 +40,9 @@ def inspect(
     nodes: bool,
     depth: int | None,
     every: bool,
+    spaces: bool,
 ) -> None:
-    """Print a model's tree or nodes, or write its topology as JSON or HTML."""
+    """Print a model's tree, nodes or spaces, or write its topology as JSON or HTML."""
     if as_json and tree_only:
         raise SpecError("--json and --tree-json: only one document fits stdout; give one of them")
     traced = base_model(model, shapes, data, None)
@@ -48,6 +50,9 @@ def inspect(
         write_text(output, traced.topology.dump())
     if html is not None:
         write_text(html, render_topology(traced.topology))
+    if spaces:
+        print_spaces(traced, as_json)
+        return
     if as_json:
         write(traced.topology.dump())
         return

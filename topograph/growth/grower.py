@@ -248,7 +248,7 @@ def _offered(traced: TracedModel, policy: Policy) -> list[InsertLayer | AddBranc
     misses: list[SelectorError] = []
     for mutation in policy.candidates:
         try:
-            found += scorable(traced, [mutation])
+            found += scorable(traced, [mutation], policy.scorer)
         except SelectorError as error:
             misses.append(error)
     if len(misses) == len(policy.candidates):

@@ -1,14 +1,18 @@
 """Graphs as DOT, the language of Graphviz."""
 
 from topograph.report import words
-from topograph.report.overlay import Overlay, overlay
+from topograph.report.overlay import Item, Overlay, overlay
 from topograph.report.words import Mark
-from topograph.topology import Node, Topology
+from topograph.topology import Topology
 
 COLOURS: dict[Mark, tuple[str, str]] = {
     "added": ("#1a7f37", "#e6f4ea"),
     "removed": ("#b42318", "#fdecea"),
     "changed": ("#8a5a00", "#fff4d6"),
+    "resized": ("#8a5a00", "#fff4d6"),
+    "renamed": ("#0b5cad", "#e3effb"),
+    "moved": ("#0b5cad", "#e3effb"),
+    "replaced": ("#7b3fa0", "#f3e8f9"),
 }
 
 
@@ -37,11 +41,11 @@ def topology_dot(topology: Topology) -> str:
 
 
 def diff_dot(before: Topology, after: Topology) -> str:
-    """Return two topologies as one DOT graph: added green, removed red, changed amber.
+    """Return two topologies as one DOT graph: added green, removed red, others as on the page.
 
     Args:
         before: The first topology.
-        after: The second; nodes are matched by name.
+        after: The second; nodes are matched as `topograph.diff` does.
 
     Returns:
         The text of a ``.dot`` file with every node and edge of both.
@@ -69,13 +73,13 @@ def _dot(graph: Overlay) -> str:
         '  node [shape=box, style="rounded,filled", fillcolor="#ffffff", fontname="monospace"];',
         '  edge [color="#57606a"];',
     ]
-    for node, mark in graph.nodes:
-        label = r"\n".join(_escaped(line) for line in node_lines(node, mark))
+    for item in graph.nodes:
+        label = r"\n".join(_escaped(line) for line in node_lines(item))
         colour = ""
-        if mark:
-            border, fill = COLOURS[mark]
+        if item.mark:
+            border, fill = COLOURS[item.mark]
             colour = f', color="{border}", fillcolor="{fill}", penwidth=2'
-        lines.append(f'  {_quoted(node.name)} [label="{label}"{colour}];')
+        lines.append(f'  {_quoted(item.key)} [label="{label}"{colour}];')
     for use in graph.uses:
         style = ""
         if use.mark:
@@ -85,11 +89,13 @@ def _dot(graph: Overlay) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def node_lines(node: Node, mark: Mark | None) -> list[str]:
+def node_lines(item: Item) -> list[str]:
     """Return the lines of a node's label: name, operation with its constants, shape."""
-    sign = f"{words.SIGN[mark]} " if mark else ""
+    node = item.node
+    sign = f"{words.SIGN[item.mark]} " if item.mark else ""
+    was = f" (was {item.was})" if item.was is not None else ""
     call = f"{node.op}({node.detail})" if node.detail else node.op
-    return [line for line in (sign + node.name, call, words.shape(node)) if line]
+    return [line for line in (sign + node.name + was, call, words.shape(node)) if line]
 
 
 def _quoted(text: str) -> str:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from topograph.errors import SpecError
 from topograph.report import words
 from topograph.report.curve import curve_svg
+from topograph.report.overlay import marks_after, marks_before
 from topograph.report.palette import scheme
 from topograph.report.svg import graph_svg
 from topograph.report.tree import module_tree
@@ -95,7 +96,7 @@ def render_history(history: History, topologies: Mapping[int, Topology]) -> str:
             steps.append(Step(len(steps) + 1, entry, entry.number in stack, comparison))
     first = topologies[base] if base is not None else None
     last = topologies[stack[-1]] if stack else first
-    return _page(
+    return page(
         "report.html.jinja",
         title=f"topograph: {history.model}",
         history=history,
@@ -127,7 +128,7 @@ def render_topology(topology: Topology) -> str:
     """
     counts = {p.path: p.count for p in topology.parameters if not p.buffer}
     rows = [(node, sum(counts.get(path, 0) for path in node.parameters)) for node in topology.nodes]
-    return _page(
+    return page(
         "topology.html.jinja",
         title=f"topograph: {topology.name}",
         topology=topology,
@@ -142,7 +143,7 @@ def render_diff(before: Topology, after: Topology) -> str:
 
     Args:
         before: The first topology.
-        after: The second; nodes are matched by name.
+        after: The second; nodes are matched as `topograph.diff` does.
 
     Returns:
         The text of one self-contained HTML file.
@@ -160,7 +161,7 @@ def render_diff(before: Topology, after: Topology) -> str:
     """
     comparison = compare(before, after)
     names = dict.fromkeys((before.name, after.name))
-    return _page(
+    return page(
         "diff.html.jinja",
         title=f"topograph: {' and '.join(names)}",
         names=" → ".join(names),
@@ -171,7 +172,6 @@ def render_diff(before: Topology, after: Topology) -> str:
 def compare(before: Topology, after: Topology, *, page: str = "graph") -> Comparison:
     """Return what two topologies look like side by side; `page` starts their anchors."""
     found = diff(before, after)
-    marks: dict[str, Mark] = {change.name: change.change for change in found.changes}
     return Comparison(
         diff=found,
         lines=tuple(words.diff_lines(found)),
@@ -181,8 +181,8 @@ def compare(before: Topology, after: Topology, *, page: str = "graph") -> Compar
             ("FLOPs a sample", before.flops, after.flops),
         ),
         drawings=(
-            _draw("before", before, marks, f"{page}-before"),
-            _draw("after", after, marks, f"{page}-after"),
+            _draw("before", before, marks_before(found), f"{page}-before"),
+            _draw("after", after, marks_after(found), f"{page}-after"),
         ),
     )
 
@@ -280,6 +280,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _page(template: str, **context: object) -> str:
+def page(template: str, **context: object) -> str:
+    """Return a page of this room: a template with its colours and what it shows."""
     colours = Markup(scheme(":root"))
     return _environment().get_template(template).render(colours=colours, **context) + "\n"

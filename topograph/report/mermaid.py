@@ -34,11 +34,11 @@ def topology_mermaid(topology: Topology) -> str:
 
 
 def diff_mermaid(before: Topology, after: Topology) -> str:
-    """Return two topologies as one Mermaid flowchart: added green, removed red, changed amber.
+    """Return two topologies as one Mermaid flowchart: coloured as on a page.
 
     Args:
         before: The first topology.
-        after: The second; nodes are matched by name.
+        after: The second; nodes are matched as `topograph.diff` does.
 
     Returns:
         The text of a flowchart with every node and edge of both, without the Markdown fence.
@@ -62,16 +62,16 @@ def diff_mermaid(before: Topology, after: Topology) -> str:
 
 
 def _mermaid(graph: Overlay) -> str:
-    identity = {node.name: f"n{index}" for index, (node, _) in enumerate(graph.nodes)}
+    identity = {item.key: f"n{index}" for index, item in enumerate(graph.nodes)}
     lines = ["flowchart TB"]
-    for node, mark in graph.nodes:
-        label = "<br/>".join(_escaped(line) for line in node_lines(node, mark))
-        style = f":::{mark}" if mark else ""
-        lines.append(f'  {identity[node.name]}["{label}"]{style}')
+    for item in graph.nodes:
+        label = "<br/>".join(_escaped(line) for line in node_lines(item))
+        style = f":::{item.mark}" if item.mark else ""
+        lines.append(f'  {identity[item.key]}["{label}"]{style}')
     for use in graph.uses:
         arrow = "-.->" if use.mark == "removed" else "-->"
         lines.append(f"  {identity[use.source]} {arrow} {identity[use.target]}")
-    for mark in dict.fromkeys(mark for _, mark in graph.nodes if mark):
+    for mark in dict.fromkeys(item.mark for item in graph.nodes if item.mark):
         border, fill = COLOURS[mark]
         lines.append(
             f"  classDef {mark} fill:{fill},stroke:{border},color:#1c2128,stroke-width:2px"

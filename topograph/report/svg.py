@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 from topograph.report import words
 from topograph.report.layout import HEIGHT, Point, layout
-from topograph.report.palette import scheme
+from topograph.report.palette import HUES, scheme
 from topograph.report.words import Mark
 from topograph.topology import Edge, Node, Topology
 
@@ -25,11 +25,11 @@ STYLE = scheme(".tg-graph") + (
     ".tg-graph .terminal rect{stroke-dasharray:1 2}"
     ".tg-graph .sign{font-weight:700;font-size:14px}"
     + "".join(
-        f".tg-graph .{mark} rect{{fill:var(--{mark}-fill);stroke:var(--{mark});stroke-width:2}}"
-        f".tg-graph .{mark} .sign{{fill:var(--{mark})}}"
-        f".tg-graph .edge.{mark}{{stroke:var(--{mark});stroke-width:2}}"
-        f".tg-graph .head.{mark}{{fill:var(--{mark})}}"
-        for mark in words.SIGN
+        f".tg-graph .{mark} rect{{fill:var(--{hue}-fill);stroke:var(--{hue});stroke-width:2}}"
+        f".tg-graph .{mark} .sign{{fill:var(--{hue})}}"
+        f".tg-graph .edge.{mark}{{stroke:var(--{hue});stroke-width:2}}"
+        f".tg-graph .head.{mark}{{fill:var(--{hue})}}"
+        for mark, hue in HUES.items()
     )
     + ".tg-graph .removed rect,.tg-graph .edge.removed{stroke-dasharray:5 3}"
 )
@@ -55,7 +55,7 @@ def graph_svg(
         one ``<path class="edge">``.
 
     Raises:
-        ValueError: A mark is not ``added``, ``removed`` or ``changed``.
+        ValueError: A mark is none of those of a `NodeChange`.
 
     Example:
         >>> from topograph.topology import Node, Topology
@@ -78,7 +78,7 @@ def graph_svg(
         edge: marks[name]
         for edge, _ in plan.routes
         for name in (edge.source, edge.target)
-        if name in marks and marks[name] != "changed"  # a changed node keeps most of its edges
+        if marks.get(name) in ("added", "removed")  # any other node keeps most of its edges
     }
     routes = sorted(plan.routes, key=lambda route: route[0] in colours)  # marked ones on top
     width, height = max(plan.width, 40.0), max(plan.height, 40.0)
@@ -119,7 +119,7 @@ def _node(node: Node, corner: Point, room: int, mark: Mark | None, anchor: str) 
     x, y = corner
     width = room * LETTER + 2 * PADDING
     call, name, shape = _lines(node)
-    first = words.clip(call, room - 2 if mark else room)
+    first = words.clip(call, room - len(words.SIGN[mark]) - 1 if mark else room)
     op, space, detail = first.partition(" ")
     kind = " terminal" if node.kind in ("input", "output", "parameter") else ""
     identity = f' id="{words.xml(words.visible(anchor))}"' if anchor else ""

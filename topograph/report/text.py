@@ -15,6 +15,10 @@ STYLE = {
     "added": "green",
     "removed": "red",
     "changed": "yellow",
+    "resized": "yellow",
+    "renamed": "blue",
+    "moved": "blue",
+    "replaced": "magenta",
     "field": "yellow",
     "total": "bold",
 }
@@ -189,7 +193,7 @@ def ranking_table(growth: Growth) -> Group:
 
 
 def diff_text(diff: TopologyDiff) -> Text:
-    """Return the lines of a difference, green where added, red where removed, yellow else.
+    """Return the lines of a difference, green where added, red where removed, and so on.
 
     Args:
         diff: What is different; sizes in parameters and FLOPs per sample.

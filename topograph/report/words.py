@@ -6,28 +6,51 @@ from unicodedata import east_asian_width
 from xml.sax.saxutils import escape
 
 from topograph.spec import (
+    Activation,
+    AddAdapter,
     AddBranch,
     After,
+    And,
+    AnyMutation,
     At,
+    Attention,
+    Before,
     Between,
     Bottleneck,
     ConvBottleneck,
+    Disconnect,
     Entry,
     Everywhere,
+    Freeze,
     InsertLayer,
+    InstancesOf,
     Linear,
+    LowRank,
+    Module,
     Named,
+    NarrowLayer,
+    Norm,
+    Not,
+    Or,
     Ranked,
     RemoveLayer,
+    ReplaceLayer,
+    Replacement,
+    Rewire,
+    Unfreeze,
+    Untie,
+    WidenLayer,
 )
+from topograph.spec.blocks import AnyBlock
 from topograph.spec.select import AnySelector
-from topograph.topology import Node, TopologyDiff
+from topograph.topology import Node, Record, TopologyDiff
+from topograph.topology.diff import SIGN as SIGN
+from topograph.topology.fields import Change
 
-Mark = Literal["added", "removed", "changed"]
+Mark = Change
 Line = tuple[Mark | Literal["field", "total"], str]
 
 AXES = {"batch": "b", "channel": "c", "tokens": "t", "space": "s", "unknown": "?"}
-SIGN: dict[Mark, str] = {"added": "+", "removed": "-", "changed": "~"}
 
 
 def visible(text: str) -> str:
@@ -93,32 +116,106 @@ def selection(selector: AnySelector) -> str:
             return f"nodes named {pattern}"
         case Everywhere():
             return "every value"
+        case Before(op=op):
+            return f"before every {op}"
+        case InstancesOf(type_name=name):
+            return f"every {name} module"
+        case And(parts=parts):
+            return f"({' and '.join(map(selection, parts))})"
+        case Or(parts=parts):
+            return f"({' or '.join(map(selection, parts))})"
+        case Not(part=part):
+            return f"not {selection(part)}"
 
 
-def place(mutation: InsertLayer | RemoveLayer | AddBranch) -> str:
+def place(mutation: AnyMutation) -> str:
     """Return the node or edge that a mutation changes, in words."""
+    if not isinstance(mutation, AnyMutation):  # a plugin's
+        return selection(mutation.where) if hasattr(mutation, "where") else mutation.kind
     match mutation:
         case AddBranch(source=source, target=target):
             return f"from {source} to {target}"
-        case RemoveLayer(where=At(node=node)):
-            return node
-        case InsertLayer() | RemoveLayer():
+        case Rewire() | Disconnect():
+            return selection(mutation.edge)
+        case InsertLayer():
             return selection(mutation.where)
+        case (
+            RemoveLayer(where=At(node=node))
+            | Freeze(where=At(node=node))
+            | Unfreeze(where=At(node=node))
+            | Untie(where=At(node=node))
+            | AddAdapter(where=At(node=node))
+            | ReplaceLayer(where=At(node=node))
+            | WidenLayer(where=At(node=node))
+            | NarrowLayer(where=At(node=node))
+        ):
+            return node
+    return selection(mutation.where)
 
 
-def material(mutation: InsertLayer | RemoveLayer | AddBranch) -> str:
+def material(mutation: AnyMutation) -> str:
     """Return what a mutation puts there, in words."""
+    if not isinstance(mutation, AnyMutation):
+        return recorded(mutation)
     match mutation:
         case InsertLayer():
             return composition(mutation.block)
         case RemoveLayer():
             return "removal"
-        case AddBranch(gate=gate, projection=projection):
-            return f"branch, gate {gate:g}, projection {projection}"
+        case AddBranch(gate=gate, projection=projection, path=path):
+            inner = "" if path is None else f", {composition(path)}"
+            return f"branch, gate {gate:g}, projection {projection}{inner}"
+        case ReplaceLayer():
+            return replacement(mutation.block)
+        case Rewire(source=source):
+            return f"read {source}"
+        case Disconnect():
+            return "no operand"
+        case Freeze(only=only):
+            return "freeze" if only is None else f"freeze {only}"
+        case Unfreeze(only=only):
+            return "unfreeze" if only is None else f"unfreeze {only}"
+        case Untie():
+            return "own copies of tied parameters"
+        case AddAdapter():
+            return adapter(mutation)
+        case WidenLayer(to=to):
+            return f"widen to {to}"
+        case NarrowLayer(to=to):
+            return f"narrow to {to}"
+
+
+def replacement(block: Replacement) -> str:
+    """Return what a layer is replaced by, in words."""
+    match block:
+        case Activation(name=name):
+            return f"{name.replace('_', ' ')} for an activation"
+        case Norm(name=name, groups=groups):
+            return (
+                f"{name.replace('_', ' ')}{f', {groups} groups' if groups > 1 else ''} for a norm"
+            )
+        case LowRank(rank=rank):
+            return f"two matrices of rank {rank} for one"
+        case Attention(implementation=implementation):
+            return f"attention as {implementation}"
+        case Module():
+            arguments = "".join(f", {name} {value}" for name, value in block.arguments.items())
+            return f"module {block.factory}{arguments}"
+
+
+def adapter(mutation: AddAdapter) -> str:
+    """Return what an adapter is, in words."""
+    frozen = ", layer frozen" if mutation.freeze else ""
+    if mutation.style == "bottleneck":
+        return f"bottleneck adapter, rank {mutation.rank}, {mutation.activation}{frozen}"
+    scale = f", scale {mutation.scale:g}" if mutation.alpha is not None else ""
+    return f"low-rank adapter, rank {mutation.rank}{scale}{frozen}"
 
 
 def composition(block: Bottleneck | ConvBottleneck | Linear) -> str:
     """Return what a block is made of, in words."""
+    if not isinstance(block, AnyBlock):
+        return recorded(block)
     match block:
         case Bottleneck():
             norm = ", norm" if block.norm else ""
@@ -128,6 +225,16 @@ def composition(block: Bottleneck | ConvBottleneck | Linear) -> str:
             return f"conv bottleneck, {block.units} units, {block.activation}, {kernel}"
         case Linear():
             return "linear" if block.bias else "linear, no bias"
+
+
+def recorded(record: Record) -> str:
+    """Return a plugin's record in words: its kind and what it sets, but not where."""
+    kind, *rest = (
+        f"{value}" if name == "kind" else f"{name.replace('_', ' ')} {value}"
+        for name, value in sorted(record, key=lambda item: item[0] != "kind")
+        if name != "where" and value is not None
+    )
+    return ", ".join((kind.replace("_", " "), *rest))
 
 
 def best_first(ranking: tuple[Ranked, ...]) -> list[Ranked]:
@@ -148,7 +255,7 @@ def diff_lines(diff: TopologyDiff) -> Iterator[Line]:
         yield "total", "no changes"
         return
     for item in diff.changes:
-        yield item.change, f"{SIGN[item.change]} {visible(f'{item.name}  {item.summary}').rstrip()}"
+        yield item.change, visible(item.title)
         for field in item.fields:
             yield "field", visible(f"    {field.field}: {field.before} -> {field.after}")
     yield "total", f"{diff.parameters:+,} parameters, {diff.flops:+,} FLOPs a sample"

@@ -1,20 +1,22 @@
-"""`add_branch`: a gated skip from one node to a later one."""
+"""`add_branch`: a gated skip or path from one node to a later one."""
 
 import operator
+from typing import Any
 
 import torch
 from torch import nn
 
 from topograph.rewrite.aliases import overwritten_before, reroute_hazard
-from topograph.rewrite.blocks import CONVOLUTIONS
+from topograph.rewrite.blocks import CONVOLUTIONS, block_fits, block_modules, emit_layers
 from topograph.rewrite.draft import Draft
+from topograph.rewrite.plugins import block_functions
 from topograph.spec import AddBranch, At, Refusal, places
 from topograph.topology import Node, Topology
 
 
 def preserves(mutation: AddBranch) -> bool:
-    """Return whether the branch starts shut, so that the function stays."""
-    return mutation.gate == 0
+    """Return whether the branch starts shut, or its path at 0, so that the function stays."""
+    return mutation.gate == 0 or mutation.path is not None
 
 
 def resolve(mutation: AddBranch, topology: Topology) -> tuple[AddBranch, ...]:
@@ -51,7 +53,8 @@ def check(draft: Draft, mutation: AddBranch) -> Refusal | None:
             fix="choose another end",
         )
     return (
-        _shapes(mutation, source, target)
+        _path(mutation, source)
+        or _shapes(mutation, source, target)
         or reroute_hazard(draft, target.name)
         or overwritten_before(draft, source.name, target.name)
     )
@@ -68,15 +71,22 @@ def ends(mutation: AddBranch) -> tuple[str, ...]:
 
 
 def rewrite(draft: Draft, mutation: AddBranch, name: str, seed: int) -> nn.Module:
-    """Add the branch; return its gate and projection."""
+    """Add the branch; return its gate, path and projection.
+
+    One of gate and path starts at 0, never both: then neither would learn.
+    """
     record = draft.base.topology.by_name[mutation.source]
     joined = draft.base.topology.by_name[mutation.target]
     like = draft.sample(mutation.target)
     projection = None
     if mutation.projection == "linear":
         projection = _projection(record, joined, like, seed)
-    gate = nn.Module()
+    gate, path = nn.Module(), None
     gate.gate = nn.Parameter(torch.full((), mutation.gate, dtype=like.dtype, device=like.device))
+    if mutation.path is not None:
+        sample = draft.sample(mutation.source)
+        path = block_modules(mutation.path, record, sample, seed, shut=mutation.gate != 0)
+        gate.path = path
     if projection is not None:
         gate.projection = projection
     draft.add_module(name, gate)
@@ -84,9 +94,11 @@ def rewrite(draft: Draft, mutation: AddBranch, name: str, seed: int) -> nn.Modul
     readers = list(target.users)
     value = draft.call("get_attr", f"{name}.gate", (), f"{name}_gate", target)
     last, branch = value, source
+    if path is not None:
+        last = branch = emit_layers(draft, f"{name}.path", path, source, last)
     if projection is not None:
         last = branch = draft.call(
-            "call_module", f"{name}.projection", (source,), f"{name}_projection", last
+            "call_module", f"{name}.projection", (branch,), f"{name}_projection", last
         )
     last = draft.call("call_function", operator.mul, (value, branch), f"{name}_scaled", last)
     total = draft.call("call_function", operator.add, (target, last), f"{name}_sum", last)
@@ -94,6 +106,18 @@ def rewrite(draft: Draft, mutation: AddBranch, name: str, seed: int) -> nn.Modul
         reader.replace_input_with(target, total)
     draft.values[mutation.target] = total
     return gate
+
+
+def _path(mutation: AddBranch, source: Node) -> Refusal | None:
+    if mutation.path is None:
+        return None
+    if mutation.gate == 0 and block_functions(type(mutation.path)) is not None:
+        return Refusal(
+            node=source.name,
+            reason=f"a {mutation.path.kind} starts at 0, and so does the gate: neither would learn",
+            fix="give another gate; the function stays all the same",
+        )
+    return block_fits(mutation.path, source)
 
 
 def _shapes(mutation: AddBranch, source: Node, target: Node) -> Refusal | None:
@@ -114,17 +138,32 @@ def _shapes(mutation: AddBranch, source: Node, target: Node) -> Refusal | None:
         )
     channel = target.axes.index("channel")
     rest = [s.shape[:channel] + s.shape[channel + 1 :] for s in (source, target) if s.shape]
-    if rest[0] != rest[1]:
+    images = channel == 1 and target.axes[2:] == ("space",) * (len(target.axes) - 2)
+    if rest[0] != rest[1] and not (images and _strides(source, target)):
         return Refusal(
             node=target.name,
-            reason=f"a projection changes channels only: {joins}",
-            fix="choose ends of one resolution",
+            reason=f"a projection changes channels, and images by a whole stride: {joins}",
+            fix="choose ends of one resolution, or a source of a whole multiple of it",
         )
     if channel != len(target.axes) - 1 and len(target.axes) - 2 not in CONVOLUTIONS:
         return Refusal(
             node=target.name, reason=f"no projection for {joins}", fix="choose other ends"
         )
     return None
+
+
+def _strides(source: Node, target: Node) -> tuple[int, ...] | None:
+    """Return the steps by which a 1 x 1 convolution gives an image the other's size, if it can."""
+    found: list[int] = []
+    for large, small in zip((source.shape or ())[2:], (target.shape or ())[2:], strict=True):
+        if not isinstance(large, int) or not isinstance(small, int) or small > large:
+            return None
+        step = next((s for s in range(1, large + 1) if -(-large // s) == small), None)
+        if step is None:
+            return None
+        found.append(step)
+    same_batch = (source.shape or ())[:1] == (target.shape or ())[:1]
+    return tuple(found) if found and same_batch else None
 
 
 def _projection(source: Node, target: Node, like: torch.Tensor, seed: int) -> nn.Module:
@@ -135,7 +174,8 @@ def _projection(source: Node, target: Node, like: torch.Tensor, seed: int) -> nn
             layer: nn.Module = nn.Linear(source.channels, target.channels, bias=False)
         else:
             convolution = CONVOLUTIONS[len(target.axes) - 2]
-            layer = convolution(source.channels, target.channels, 1, bias=False)
+            strides: Any = _strides(source, target) or 1
+            layer = convolution(source.channels, target.channels, 1, strides, bias=False)
     layer = layer.to(dtype=like.dtype).to_empty(device=like.device)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Protocol
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from topograph.errors import DriftError, NonFiniteError, RefusedError, ShapeError
 from topograph.rewrite.blocks import set_start
 from topograph.rewrite.draft import Draft
-from topograph.rewrite.plan import carry_out, finish
-from topograph.rewrite.table import AnyMutation, rule_for
-from topograph.spec import Change, Plan, digest
+from topograph.rewrite.progress import Progress
+from topograph.rewrite.resize import Moves
+from topograph.rewrite.table import rule_for
+from topograph.spec import AnyMutation, Change, Plan, digest
 from topograph.topology import TopologyDiff
 from topograph.tracing import TracedModel
 
@@ -44,6 +45,7 @@ class Revision:
         before: The model that the plan was applied to.
         after: The changed model.
         plan: What was applied.
+        moved: For each resized tensor, by path, for each axis where its entries were.
 
     Raises:
         TypeError: A field is missing; `apply` makes these.
@@ -63,6 +65,7 @@ class Revision:
     before: TracedModel
     after: TracedModel
     plan: Plan
+    moved: Moves = field(default_factory=dict, repr=False)
 
     @property
     def diff(self) -> TopologyDiff:
@@ -116,21 +119,22 @@ def apply(
     _same_base(traced, plan)
     length = DEFAULT_STEP if step is None else step
     _finite(length, directions)
-    draft = Draft(traced)
+    progress = Progress(traced)
     for change in plan.changes:
+        draft = progress.ready(change.mutation)
         _single(change, draft)
         refusal = rule_for(change.mutation).check(draft, change.mutation)
         if refusal is not None:
             raise DriftError(f"the plan no longer fits: {refusal}; make it anew")
-        carry_out(draft, change)
-    after = finish(draft, plan.changes) if plan.changes else traced
+        progress.carry_out(change)
+    after = progress.end()
     if after.topology.fingerprint != plan.after_sha256:
         raise DriftError(
             f"the plan promises {plan.after_sha256[:12]} but makes "
             f"{after.topology.fingerprint[:12]}; "
             "it was edited, or made by another version: plan anew"
         )
-    revision = Revision(traced, after, plan)
+    revision = Revision(traced, after, plan, progress.moved)
     if length:
         set_step(revision, directions, length)
     return revision

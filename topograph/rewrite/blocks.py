@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from topograph.rewrite.draft import Draft
+from topograph.rewrite.plugins import block_functions
 from topograph.spec import Bottleneck, ConvBottleneck, Linear, Refusal
 from topograph.topology import Node
 
@@ -30,6 +31,9 @@ def block_fits(block: AnyBlock, node: Node) -> Refusal | None:
             reason=f"its value {shape} has no certain channel axis",
             fix="choose a node behind a Linear, a convolution or a norm",
         )
+    added = block_functions(type(block))
+    if added is not None:
+        return added["fits"](block, node)
     if isinstance(block, ConvBottleneck):
         spatial = len(node.axes) - 2
         if spatial in CONVOLUTIONS and node.axes == ("batch", "channel", *["space"] * spatial):
@@ -46,14 +50,20 @@ def block_fits(block: AnyBlock, node: Node) -> Refusal | None:
     )
 
 
-def block_modules(block: AnyBlock, node: Node, like: Tensor, seed: int) -> nn.ModuleDict:
+def block_modules(
+    block: AnyBlock, node: Node, like: Tensor, seed: int, *, shut: bool = True
+) -> nn.ModuleDict:
     """Return a block's layers, started so that the block adds nothing and every layer learns.
 
     The first matrix is drawn as torch draws it, from a generator of its own; the last one is 0.
     Since the derivative of the loss by the last matrix does not vanish, the first one follows.
+    Not `shut`, for a block behind a gate that is 0, the last one is drawn, too.
     """
     channels = node.channels
     assert channels is not None  # block_fits has refused the others
+    added = block_functions(type(block))
+    if added is not None:
+        return added["layers"](block, node, like, seed)
     made: dict[str, nn.Module] = {}
     bare: dict[str, Any] = {"device": "meta", "dtype": like.dtype}  # filled by `_start`
     match block:
@@ -75,15 +85,25 @@ def block_modules(block: AnyBlock, node: Node, like: Tensor, seed: int) -> nn.Mo
                 block.units, channels, outer, padding=outer // 2, bias=False, **bare
             )
     layers = nn.ModuleDict(made).to_empty(device=like.device)
-    _start(layers, seed)
+    _start(layers, seed, shut)
     return layers
+
+
+def emit_layers(
+    draft: Draft, path: str, layers: nn.ModuleDict, source: fx.Node, behind: fx.Node
+) -> fx.Node:
+    """Write a block's layers, called one after the other; return the node of the last."""
+    value, name = source, path.replace(".", "_")
+    for part in layers:
+        value = behind = draft.call(
+            "call_module", f"{path}.{part}", (value,), f"{name}_{part}", behind
+        )
+    return value
 
 
 def emit_block(draft: Draft, name: str, layers: nn.ModuleDict, source: fx.Node) -> fx.Node:
     """Write ``source + block(source)`` behind a node; return the node of the sum."""
-    value = source
-    for part in layers:
-        value = draft.call("call_module", f"{name}.{part}", (value,), f"{name}_{part}", value)
+    value = emit_layers(draft, name, layers, source, source)
     return draft.call("call_function", operator.add, (source, value), f"{name}_sum", value)
 
 
@@ -102,12 +122,12 @@ def set_start(module: nn.Module, direction: Mapping[str, Tensor], step: float) -
             parameters[path][corner] = (step * part).to(parameters[path])
 
 
-def _start(layers: nn.ModuleDict, seed: int) -> None:
+def _start(layers: nn.ModuleDict, seed: int, shut: bool = True) -> None:
     generator = torch.Generator().manual_seed(seed)
     last = layers["linear"] if "linear" in layers else layers["expand"]
     with torch.no_grad():
         for layer in layers.values():
-            if layer is last:
+            if layer is last and shut:
                 for parameter in layer.parameters():
                     parameter.zero_()
             elif isinstance(layer, nn.LayerNorm):

@@ -1,7 +1,11 @@
 """A working copy of a traced model's graph, on which mutations are carried out."""
 
 import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+from weakref import ref
 
 from torch import Tensor, fx, nn
 
@@ -9,6 +13,23 @@ from topograph.errors import DriftError
 from topograph.tracing import TracedModel
 from topograph.tracing.hosting import copy_path, twin
 from topograph.tracing.module import STATE
+from topograph.widths.indices import Index
+from topograph.widths.spaces import Widths, widths
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A new size for one channel space.
+
+    Attributes:
+        index: Where its units come from.
+        how: How new units start: ``zero``, ``duplicate``, ``random``; ``narrow`` has none.
+        seed: Of the new units' weights.
+    """
+
+    index: Index
+    how: str
+    seed: int
 
 
 class Draft:
@@ -21,6 +42,9 @@ class Draft:
         nodes: The copy's nodes by name.
         created: Names of the nodes that rewrites have made, in order.
         changed: Names of base nodes that do something else now: their records are made anew.
+        edited: Paths of the submodules whose forward has other constants now.
+        in_place: Mutations that exchanged modules only: every forward stays as it was.
+        resizes: Spaces that get another size, by the identity of their dimension.
         values: For a node of the base, the node that now carries its value.
     """
 
@@ -33,6 +57,9 @@ class Draft:
         self.nodes = {node.name: node for node in self.graph.nodes}
         self.created: list[str] = []
         self.changed: set[str] = set()
+        self.edited: set[str] = set()
+        self.in_place: set[object] = set()
+        self.resizes: dict[int, Resize] = {}
         self.values: dict[str, fx.Node] = {}
         self._copies: dict[str, nn.Module] = {}
         self._numbers: dict[str, int] = {}
@@ -46,6 +73,10 @@ class Draft:
         """Return where in the base's order a node stands."""
         return self._position[name]
 
+    def order(self, name: str) -> tuple[int, str]:
+        """Return a key that sorts nodes as they run, new ones last."""
+        return (self._position.get(name, len(self._position)), name)
+
     def sample(self, name: str) -> Tensor:
         """Return a fake tensor with the shape, dtype and device of a base node's value."""
         values = self.base.values
@@ -57,12 +88,19 @@ class Draft:
         number = self._numbers.get(stem, 1)
         while self._is_taken(f"{stem}_{number}"):
             number += 1
-        self._numbers[stem] = number
+        self._numbers[stem] = number + 1
         return f"{stem}_{number}"
 
     def _is_taken(self, name: str) -> bool:
-        homes = (self.nodes, self.tree._modules, self.tree._parameters)
-        return any(name in home for home in homes) or f"{name}_sum" in self.nodes
+        return name in self._parts or name in self.nodes or f"{name}_sum" in self.nodes
+
+    @cached_property
+    def _parts(self) -> frozenset[str]:
+        """Every name that a module, parameter or buffer has somewhere in the tree."""
+        module = self.base.module
+        paths = [path for path, _ in module.named_modules(remove_duplicate=False)]
+        paths += module.state_dict()
+        return frozenset(part for path in paths for part in path.split("."))
 
     def add_module(self, name: str, module: nn.Module) -> None:
         """Add a submodule to the module whose forward is edited."""
@@ -91,10 +129,61 @@ class Draft:
         containers, _, last = path.rpartition(".")
         copy_path(self.tree, containers, self._copies)._modules[last] = module
 
+    def exchange_parameter(self, path: str, parameter: nn.Parameter) -> None:
+        """Put another parameter at one path, copying the modules on the way to it."""
+        owner, _, last = path.rpartition(".")
+        module = self.own(owner)
+        old = module._parameters[last]
+        module._parameters[last] = parameter
+        if old is not None:
+            parameter.__dict__["replaces"] = ref(old)
+        for name, held in list(module.__dict__.items()):  # recurrent layers list theirs once more
+            if isinstance(held, list) and any(_means(item, old) for item in held):
+                module.__dict__[name] = [_like(i, parameter) if _means(i, old) else i for i in held]
+
+    def exchange_tensor(self, path: str, tensor: Tensor) -> None:
+        """Put another parameter or buffer at one path, copying the modules on the way to it."""
+        if isinstance(tensor, nn.Parameter):
+            self.exchange_parameter(path, tensor)
+        else:
+            owner, _, last = path.rpartition(".")
+            self.own(owner)._buffers[last] = tensor
+
     def remove_module(self, path: str) -> None:
         """Drop a submodule from the tree, copying the containers on the way to it."""
         containers, _, last = path.rpartition(".")
         del copy_path(self.tree, containers, self._copies)._modules[last]
+
+    @cached_property
+    def widths(self) -> Widths:
+        """The channel spaces of the base."""
+        return widths(self.base)
+
+    @cached_property
+    def ties(self) -> dict[str, tuple[str, ...]]:
+        """For each path of a parameter of the base, all its paths: several where it is tied."""
+        return _paths_by_thing(self.base.module.named_parameters(remove_duplicate=False))
+
+    @cached_property
+    def _same(self) -> dict[str, tuple[str, ...]]:
+        return _paths_by_thing(self.base.module.named_modules(remove_duplicate=False))
+
+    def own(self, path: str) -> nn.Module:
+        """Return the submodule at a path, copied once with all above it, under all its paths."""
+        holder, way = self.tree, ""
+        for part in path.split(".") if path else []:
+            way = f"{way}.{part}" if way else part
+            child = holder._modules[part]
+            assert child is not None
+            if self._copies.get(way) is not child:
+                holder._modules[part] = self._copies[way] = twin(child)
+                for other in self._same.get(way, ()):
+                    container, _, last = other.rpartition(".")
+                    if other != way and submodule(self.tree, other) is child:
+                        self.own(container)._modules[last] = self._copies[way]
+                        self._copies[other] = self._copies[way]
+            holder = self._copies[way]
+        return holder
 
     def scope_of(self, *names: str) -> str:
         """Return the innermost module whose forward sees all of some nodes and was called once."""
@@ -104,6 +193,35 @@ class Draft:
         while path and path not in self.base.frames:
             path = path.rpartition(".")[0]
         return path
+
+
+def replaced(parameter: nn.Parameter) -> nn.Parameter | None:
+    """Return the parameter in whose place another was put, while it lives."""
+    place = parameter.__dict__.get("replaces")
+    return place() if place is not None else None
+
+
+def submodule(root: nn.Module, path: str) -> nn.Module | None:
+    """Return the submodule at a path, or None where there is none."""
+    found: nn.Module | None = root
+    for part in path.split(".") if path else []:
+        found = found._modules.get(part) if found is not None else None
+    return found
+
+
+def _paths_by_thing(named: Iterable[tuple[str, object]]) -> dict[str, tuple[str, ...]]:
+    paths: dict[int, list[str]] = {}
+    for path, thing in named:
+        paths.setdefault(id(thing), []).append(path)
+    return {path: tuple(all_paths) for all_paths in paths.values() for path in all_paths}
+
+
+def _means(item: object, parameter: object) -> bool:
+    return item is parameter or (isinstance(item, ref) and item() is parameter)
+
+
+def _like(item: object, parameter: nn.Parameter) -> object:
+    return ref(parameter) if isinstance(item, ref) else parameter
 
 
 def shell(module: nn.Module) -> nn.Module:

@@ -80,11 +80,11 @@ def rewrite(draft: Draft, mutation: InsertLayer, name: str, seed: int) -> nn.Mod
     else:
         reader, slot = draft.nodes[place.target], place.slot or 0
         total = emit_block(draft, name, layers, uses(reader)[slot])
-        _replace_use(reader, slot, total)
+        replace_use(reader, slot, total)
     return layers
 
 
-def _replace_use(reader: fx.Node, slot: int, value: fx.Node) -> None:
+def replace_use(reader: fx.Node, slot: int, value: fx.Node) -> None:
     """Make one use read another node; `Node.replace_input_with` would change all of a reader's."""
     counter = itertools.count()
 

@@ -4,11 +4,9 @@ from torch import nn
 
 from topograph.rewrite.aliases import bypass_hazard
 from topograph.rewrite.draft import Draft
+from topograph.rewrite.orphans import bypass
 from topograph.spec import At, Refusal, RemoveLayer, places
 from topograph.topology import Topology
-from topograph.tracing.describe import uses
-
-PURE = ("size", "getitem", "getattr", "parameter")
 
 
 def preserves(mutation: RemoveLayer) -> bool:
@@ -78,45 +76,8 @@ def rewrite(draft: Draft, mutation: RemoveLayer, name: str | None, seed: int) ->
     record = topology.by_name[mutation.where.node]
     sources = [topology.by_name[source] for source in record.inputs]
     slot = next(i for i, s in enumerate(sources) if s.shape is not None and s.kind != "parameter")
-    node = draft.nodes[record.name]
-    stays = uses(node)[slot]  # a block may have been inserted on this edge in the same plan
-    value = draft.value(record.name)  # a block may have been inserted behind it in the same plan
-    node.replace_all_uses_with(stays)
-    draft.values[record.name] = stays if value is node else value
-    for other, carrier in draft.values.items():
-        if carrier is node:  # a layer behind it was removed before
-            draft.values[other] = stays
-    _erase(draft, node.name)
+    bypass(draft, record.name, slot)
     return None
-
-
-def _erase(draft: Draft, name: str) -> None:
-    """Erase a node, its module, and what it alone read and nobody needs."""
-    node = draft.nodes.pop(name)
-    read = list(node.all_input_nodes)
-    draft.graph.erase_node(node)
-    target = str(node.target)
-    if node.op == "call_module" and not _is_called(draft, target):
-        draft.remove_module(target)
-    for source in read:
-        known = draft.base.topology.by_name.get(source.name)
-        if (
-            known is not None
-            and known.op in PURE
-            and not source.users
-            and source.name in draft.nodes
-        ):
-            _erase(draft, source.name)
-
-
-def _is_called(draft: Draft, path: str) -> bool:
-    """Return whether a node still needs a module: itself, what is in it, or what it is in."""
-    targets = [
-        str(node.target) for node in draft.graph.nodes if node.op in ("call_module", "get_attr")
-    ]
-    return any(
-        f"{target}.".startswith(f"{path}.") or path.startswith(f"{target}.") for target in targets
-    )
 
 
 def _shape(shape: object) -> str:

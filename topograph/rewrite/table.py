@@ -2,15 +2,44 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from topograph.errors import SelectorError
-from topograph.rewrite import add_branch, insert_layer, remove_layer
+from topograph.rewrite import (
+    add_adapter,
+    add_branch,
+    disconnect,
+    freeze,
+    insert_layer,
+    narrow_layer,
+    remove_layer,
+    replace_layer,
+    rewire,
+    untie,
+    widen_layer,
+)
 from topograph.rewrite.draft import Draft
-from topograph.spec import AddBranch, AnyMutation, InsertLayer, Refusal, RemoveLayer
+from topograph.rewrite.plugins import mutation_functions
+from topograph.spec import (
+    AddAdapter,
+    AddBranch,
+    AnyMutation,
+    Disconnect,
+    Freeze,
+    InsertLayer,
+    NarrowLayer,
+    Refusal,
+    RemoveLayer,
+    ReplaceLayer,
+    Rewire,
+    Unfreeze,
+    Untie,
+    WidenLayer,
+)
 from topograph.topology import Topology
 
 
@@ -43,6 +72,15 @@ RULES: dict[type, Rule] = {
     InsertLayer: _rule(insert_layer),
     RemoveLayer: _rule(remove_layer),
     AddBranch: _rule(add_branch),
+    ReplaceLayer: _rule(replace_layer),
+    Rewire: _rule(rewire),
+    Disconnect: _rule(disconnect),
+    Freeze: _rule(freeze),
+    Unfreeze: _rule(freeze),
+    Untie: _rule(untie),
+    AddAdapter: _rule(add_adapter),
+    WidenLayer: _rule(widen_layer),
+    NarrowLayer: _rule(narrow_layer),
 }
 
 
@@ -51,11 +89,19 @@ def rule_for(mutation: AnyMutation) -> Rule:
 
     Raises:
         SelectorError: It is no mutation.
+        SpecError: A plugin defines it and cannot carry it out; names its distribution.
     """
-    rule = RULES.get(type(mutation))
+    rule = RULES.get(type(mutation)) or _added(type(mutation))
     if rule is None:
         kinds = ", ".join(sorted(kind.__name__ for kind in RULES))
         raise SelectorError(
             f"{type(mutation).__name__} is no mutation; give a list of mutations ({kinds})"
         )
     return rule
+
+
+@cache
+def _added(record: type) -> Rule | None:
+    """Return how an installed plugin carries out its record; None if it is no plugin's."""
+    found = mutation_functions(record)
+    return None if found is None else Rule(**found)

@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 from rich.progress import Progress
 from torch import Tensor
 
-from topograph.errors import NonFiniteError, RefusedError, SpecError
+from topograph.errors import NonFiniteError, RefusedError
 from topograph.rewrite import candidates as resolve
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.cost import Cost, cost, place_node
+from topograph.sensitivity.plugins import plugin_scores
 from topograph.sensitivity.shortcuts import Value, hearing
 from topograph.sensitivity.statistics import Matrix, Statistic
 from topograph.sensitivity.tape import Loss, Probe, sweep
@@ -97,7 +98,7 @@ def score(
             tuple in order, or a dict by name.
         loss: From output and target to a scalar that is a mean over the batch.
         candidates: Mutations; selectors stand for all their places, refused ones are left out.
-        scorer: Name of the scorer.
+        scorer: Name of the scorer; plugins add more.
         progress: Whether to show a bar.
 
     Returns:
@@ -122,13 +123,14 @@ def score(
     References:
         Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
     """
-    if scorer not in SCORERS:
-        raise SpecError(f"no scorer is called {scorer!r}; there are {', '.join(SCORERS)}")
-    places = scorable(traced, candidates)
+    places = scorable(traced, candidates, scorer)
     wanted = list(dict.fromkeys(p for p in places if not isinstance(p, Refusal)))
     if not wanted:
         refusals = tuple(p for p in places if isinstance(p, Refusal))
         raise RefusedError("no candidate can be scored:", refusals)
+    if scorer not in SCORERS:
+        added = plugin_scores(scorer, SCORERS, Score, traced, batches, loss, wanted)
+        return tuple(sorted(added, key=lambda s: s.predicted(REFERENCE_STEP)))
     heard = _hearings(traced, wanted)
     statistics = {source: found for source, found, _ in heard.values()}
     probes = [Probe(source.place, source.state, s) for source, s in statistics.items()]
@@ -145,12 +147,14 @@ def score(
 
 
 def scorable(
-    traced: TracedModel, candidates: Sequence[AnyMutation]
+    traced: TracedModel, candidates: Sequence[AnyMutation], scorer: str = SCORERS[0]
 ) -> list[InsertLayer | AddBranch | Refusal]:
     """Return the single places that requests mean, and why one of them cannot be scored.
 
     What is applied already is left out, as a plan would leave it out.
     """
+    if scorer not in SCORERS:  # a plugin's scorer is asked about all that can be done
+        return _unapplied(traced, resolve(traced, candidates))
     found: list[InsertLayer | AddBranch | Refusal] = []
     for item in resolve(traced, candidates):
         if isinstance(item, RemoveLayer):
@@ -163,9 +167,22 @@ def scorable(
             )
         elif isinstance(item, Refusal):
             found.append(item)
-        else:
+        elif isinstance(item, InsertLayer | AddBranch):
             known = statistic(item)
             found.append(known if isinstance(known, Refusal) else item)
+        else:
+            where = getattr(item, "where", None)
+            found.append(
+                Refusal(
+                    node=where.node if isinstance(where, At) else item.kind,
+                    reason=f"the topological derivative knows no {item.kind}",
+                    fix="score insert_layer or add_branch, or use another scorer",
+                )
+            )
+    return _unapplied(traced, found)
+
+
+def _unapplied(traced: TracedModel, found: Iterable[Any]) -> list[Any]:
     applied = traced.topology.applied
     return [p for p in found if isinstance(p, Refusal) or digest(p) not in applied]
 
@@ -219,7 +236,8 @@ def _mean(found: Statistic, count: int) -> Value | None:
 def _place_name(mutation: InsertLayer | AddBranch) -> str:
     if isinstance(mutation, AddBranch):
         return f"branch {mutation.source} -> {mutation.target}"
-    place = mutation.where
-    assert isinstance(place, At | Between)
-    where = f"after {place.node}" if isinstance(place, At) else f"{place.source} -> {place.target}"
-    return f"{mutation.block.kind} {where}"
+    place = getattr(mutation, "where", None)  # a plugin's mutation need not have one
+    what = getattr(mutation, "block", mutation).kind
+    if isinstance(place, Between):
+        return f"{what} {place.source} -> {place.target}"
+    return f"{what} after {place.node}" if isinstance(place, At) else what

@@ -49,12 +49,13 @@ def statistic(mutation: InsertLayer | AddBranch) -> Statistic | Refusal:
             return Matrix(norm=False)
         case InsertLayer(block=ConvBottleneck() as block):
             return Convolution(block.kernel)
-        case AddBranch(projection="none", gate=0.0):
+        case AddBranch(projection="none", gate=0.0, path=None):
             return Inner()
+    form = f"with a {mutation.block.kind}" if isinstance(mutation, InsertLayer) else "of this form"
     return Refusal(
         node=mutation.target if isinstance(mutation, AddBranch) else str(mutation.kind),
-        reason=f"the topological derivative knows no {mutation.kind} of this form",
-        fix="score insert_layer, or add_branch without projection and with gate 0",
+        reason=f"the topological derivative knows no {mutation.kind} {form}",
+        fix="score insert_layer, or add_branch without projection and path, with gate 0",
     )
 
 

@@ -1,20 +1,100 @@
 """What may be asked, as strict pydantic records; without torch."""
 
-from topograph.spec.blocks import Block, Bottleneck, ConvBottleneck, Linear
+from topograph.spec.blocks import (
+    Activation,
+    Attention,
+    Block,
+    Bottleneck,
+    ConvBottleneck,
+    Linear,
+    LowRank,
+    Module,
+    Norm,
+    Replacement,
+)
 from topograph.spec.history import Entry, Growth, History, Measurement, Ranked
-from topograph.spec.layers import InsertLayer, RemoveLayer
+from topograph.spec.layers import InsertLayer, RemoveLayer, ReplaceLayer
 from topograph.spec.mutations import AnyMutation, Mutation, Refusal, digest, load_mutations
-from topograph.spec.plan import Change, Check, Effects, Plan
+from topograph.spec.plan import Change, Check, Edit, Effects, Plan, Resized
 from topograph.spec.policy import Budget, Every, Fixed, LineSearch, Plateau, Policy, Selection
 from topograph.spec.schemas import schema
 from topograph.spec.select import Place, canonical_operation, places
-from topograph.spec.selectors import After, At, Between, Everywhere, Named, Selector
-from topograph.spec.wiring import AddBranch
+from topograph.spec.selectors import (
+    After,
+    And,
+    At,
+    Before,
+    Between,
+    Everywhere,
+    InstancesOf,
+    Named,
+    Not,
+    Or,
+    Selector,
+)
+from topograph.spec.tuning import AddAdapter, Freeze, Unfreeze, Untie
+from topograph.spec.widths import NarrowLayer, WidenLayer
+from topograph.spec.wiring import AddBranch, Disconnect, Rewire
 
 __all__ = [
-    "AddBranch", "After", "AnyMutation", "At", "Between", "Block", "Bottleneck", "Budget", "Change",
-    "Check", "ConvBottleneck", "Effects", "Entry", "Every", "Everywhere", "Fixed", "Growth",
-    "History", "InsertLayer", "LineSearch", "Linear", "Measurement", "Mutation", "Named", "Place",
-    "Plan", "Plateau", "Policy", "Ranked", "Refusal", "RemoveLayer", "Selection", "Selector",
-    "canonical_operation", "digest", "load_mutations", "places", "schema",
+    "Activation",
+    "AddAdapter",
+    "AddBranch",
+    "After",
+    "And",
+    "AnyMutation",
+    "At",
+    "Attention",
+    "Before",
+    "Between",
+    "Block",
+    "Bottleneck",
+    "Budget",
+    "Change",
+    "Check",
+    "ConvBottleneck",
+    "Disconnect",
+    "Edit",
+    "Effects",
+    "Entry",
+    "Every",
+    "Everywhere",
+    "Fixed",
+    "Freeze",
+    "Growth",
+    "History",
+    "InsertLayer",
+    "InstancesOf",
+    "LineSearch",
+    "Linear",
+    "LowRank",
+    "Measurement",
+    "Module",
+    "Mutation",
+    "Named",
+    "NarrowLayer",
+    "Norm",
+    "Not",
+    "Or",
+    "Place",
+    "Plan",
+    "Plateau",
+    "Policy",
+    "Ranked",
+    "Refusal",
+    "RemoveLayer",
+    "ReplaceLayer",
+    "Replacement",
+    "Resized",
+    "Rewire",
+    "Selection",
+    "Selector",
+    "Unfreeze",
+    "Untie",
+    "WidenLayer",
+    "canonical_operation",
+    "digest",
+    "load_mutations",
+    "places",
+    "schema",
 ]  # fmt: skip

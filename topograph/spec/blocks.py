@@ -1,16 +1,29 @@
-"""Blocks: what an inserted layer is made of."""
+"""Blocks: what an inserted layer is made of, and what a layer is replaced by."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from topograph.spec import extensions
+from topograph.spec.forms import LISTED
 from topograph.topology import Record
 
 WIDEST = 65_536
 ODD: JsonDict = {"not": {"multipleOf": 2}}
 Units = Annotated[int, Field(ge=1, le=WIDEST)]
-Activation = Literal["gelu", "silu", "tanh"]
+Smooth = Literal["gelu", "silu", "tanh"]
+Curve = Literal[
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "gelu_tanh", "silu", "mish",
+    "tanh", "sigmoid", "softplus", "softsign", "hardswish", "hardsigmoid", "hardtanh", "identity",
+]  # fmt: skip
+Scalar = bool | int | float | Annotated[str, Field(max_length=256)] | None
+Argument = Annotated[Scalar | Annotated[tuple[Scalar, ...], Field(max_length=64)], LISTED]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-z][a-z0-9_]*$")]
+ONE_GROUP: JsonDict = {
+    "if": {"not": {"properties": {"name": {"const": "group_norm"}}}},
+    "then": {"properties": {"groups": {"const": 1}}},
+}
 
 
 class Bottleneck(Record):
@@ -36,7 +49,7 @@ class Bottleneck(Record):
 
     kind: Literal["bottleneck"] = "bottleneck"
     units: Units
-    activation: Activation = "gelu"
+    activation: Smooth = "gelu"
     norm: bool = False
 
 
@@ -65,7 +78,7 @@ class ConvBottleneck(Record):
     kind: Literal["conv_bottleneck"] = "conv_bottleneck"
     units: Units
     kernel: Annotated[int, Field(ge=1, le=15, json_schema_extra=ODD)] = 3
-    activation: Activation = "gelu"
+    activation: Smooth = "gelu"
     spatial: Literal["in", "out"] = "in"
 
     @field_validator("kernel")
@@ -99,4 +112,137 @@ class Linear(Record):
     bias: bool = True
 
 
-Block = Annotated[Bottleneck | ConvBottleneck | Linear, Field(discriminator="kind")]
+AnyBlock = Bottleneck | ConvBottleneck | Linear
+Block = Annotated[AnyBlock, Field(discriminator="kind"), extensions.Open(extensions.BLOCKS)]
+
+
+class Activation(Record):
+    """Another activation in the place of one.
+
+    Args:
+        name: Its name, with torch's default settings; ``gelu_tanh`` is the approximation.
+
+    Raises:
+        pydantic.ValidationError: There is no such activation.
+
+    Example:
+        >>> Activation(name="gelu").kind
+        'activation'
+
+    References:
+        https://docs.pytorch.org/docs/stable/nn.html (non-linear activations).
+    """
+
+    kind: Literal["activation"] = "activation"
+    name: Curve
+
+
+class Norm(Record):
+    """Another normalization over the same channels, with the weight and bias of the old one.
+
+    Args:
+        name: Which; ``identity`` drops the norm.
+        groups: Into how many groups ``group_norm`` divides the channels; 1 for the others.
+
+    Raises:
+        pydantic.ValidationError: There is no such norm, or groups without ``group_norm``.
+
+    Example:
+        >>> Norm(name="group_norm", groups=4).groups
+        4
+
+    References:
+        Wu and He, Group Normalization, arXiv:1803.08494; Zhang and Sennrich, arXiv:1910.07467.
+    """
+
+    model_config = ConfigDict(json_schema_extra=ONE_GROUP)
+
+    kind: Literal["norm"] = "norm"
+    name: Literal["batch_norm", "layer_norm", "group_norm", "rms_norm", "identity"]
+    groups: Annotated[int, Field(ge=1, le=WIDEST)] = 1
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Self:
+        if self.groups != 1 and self.name != "group_norm":
+            raise ValueError(f"only group_norm has groups, {self.name} has none; leave them out")
+        return self
+
+
+class LowRank(Record):
+    r"""Two matrices in the place of one, :math:`W \approx U V`, by truncated SVD.
+
+    With :math:`W = \sum_i \sigma_i u_i v_i^T` the product of the two is
+    :math:`\sum_{i \le r} \sigma_i u_i v_i^T`, the nearest matrix of that rank; its distance in the
+    Frobenius norm is :math:`(\sum_{i > r} \sigma_i^2)^{1/2}`. Full rank keeps the function.
+
+    Args:
+        rank: Width between the two, at most the smaller side of W.
+
+    Raises:
+        pydantic.ValidationError: The rank is missing or out of its bounds.
+
+    Example:
+        >>> LowRank(rank=8).rank
+        8
+
+    References:
+        Eckart and Young, Psychometrika 1 (1936), doi:10.1007/BF02288367.
+    """
+
+    kind: Literal["low_rank"] = "low_rank"
+    rank: Units
+
+
+class Attention(Record):
+    """Another implementation of the same attention.
+
+    Args:
+        implementation: ``sdpa`` is ``scaled_dot_product_attention``, ``math`` two matrix products
+            around a softmax, whose weights can be seen and changed.
+
+    Raises:
+        pydantic.ValidationError: There is no such implementation.
+
+    Example:
+        >>> Attention(implementation="math").kind
+        'attention'
+
+    References:
+        Vaswani et al., arXiv:1706.03762; Dao et al., FlashAttention, arXiv:2205.14135.
+    """
+
+    kind: Literal["attention"] = "attention"
+    implementation: Literal["sdpa", "math"]
+
+
+class Module(Record):
+    """A module of your own, made by a factory that Python code has registered.
+
+    A document only names the factory: no text of it reaches ``import`` or ``eval``.
+
+    Args:
+        factory: The name that `register_block` was given.
+        arguments: Keyword arguments of the factory: numbers, strings, booleans, None, and lists.
+
+    Raises:
+        pydantic.ValidationError: A name is no identifier, or an argument of another type.
+
+    Example:
+        >>> Module(factory="rotary", arguments={"dims": (2, 3)}).arguments["dims"]
+        (2, 3)
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.Module
+    """
+
+    kind: Literal["module"] = "module"
+    factory: Name
+    arguments: Annotated[dict[Name, Argument], Field(max_length=32)] = Field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+Replacement = Annotated[
+    Activation | Norm | LowRank | Attention | Module, Field(discriminator="kind")
+]

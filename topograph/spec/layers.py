@@ -1,8 +1,8 @@
-"""Mutations of single layers: insert, remove."""
+"""Mutations of single layers: insert, remove, replace."""
 
 from typing import Literal
 
-from topograph.spec.blocks import Block
+from topograph.spec.blocks import Block, Replacement
 from topograph.spec.selectors import Selector
 from topograph.topology import Record
 
@@ -51,3 +51,30 @@ class RemoveLayer(Record):
 
     kind: Literal["remove_layer"] = "remove_layer"
     where: Selector
+
+
+class ReplaceLayer(Record):
+    """Put another layer in a layer's place; what reads it and what it reads stay.
+
+    A module is replaced where it stands, for all its calls: the model keeps its class, its forward
+    and its other paths. A function becomes a module or, for attention, other functions.
+
+    Args:
+        where: `named`, `after`, `instances_of`, `at` and so on; the nodes to replace.
+        block: What by: `Activation`, `Norm`, `LowRank`, `Attention` or `Module`.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> import topograph as tg
+        >>> tg.ReplaceLayer(where=tg.after("relu"), block=tg.Activation(name="gelu")).kind
+        'replace_layer'
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.Module (``set_submodule``).
+    """
+
+    kind: Literal["replace_layer"] = "replace_layer"
+    where: Selector
+    block: Replacement

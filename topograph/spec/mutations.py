@@ -3,20 +3,28 @@
 How each is carried out stands in `topograph.rewrite`, one file each.
 """
 
+import json
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from topograph.errors import SpecError
-from topograph.spec.layers import InsertLayer, RemoveLayer
-from topograph.spec.wiring import AddBranch
+from topograph.spec import extensions
+from topograph.spec.extensions import Open
+from topograph.spec.layers import InsertLayer, RemoveLayer, ReplaceLayer
+from topograph.spec.tuning import AddAdapter, Freeze, Unfreeze, Untie
+from topograph.spec.widths import NarrowLayer, WidenLayer
+from topograph.spec.wiring import AddBranch, Disconnect, Rewire
 from topograph.topology import Record
 from topograph.topology.canonical import explain, parse_json, read_text, sha256
 
 MOST_MUTATIONS = 10_000
 
-AnyMutation = InsertLayer | RemoveLayer | AddBranch
-Mutation = Annotated[AnyMutation, Field(discriminator="kind")]
+AnyMutation = (
+    InsertLayer | RemoveLayer | AddBranch | WidenLayer | NarrowLayer
+    | Freeze | Unfreeze | Untie | AddAdapter | ReplaceLayer | Rewire | Disconnect
+)  # fmt: skip
+Mutation = Annotated[AnyMutation, Field(discriminator="kind"), Open(extensions.MUTATIONS)]
 MUTATIONS: TypeAdapter[list[Mutation]] = TypeAdapter(
     Annotated[list[Mutation], Field(min_length=1, max_length=MOST_MUTATIONS)]
 )
@@ -29,6 +37,7 @@ class Refusal(Record):
         node: The node at which it fails.
         reason: What does not fit, with expected and got.
         fix: The next step.
+        satisfied: Whether nothing is to be done, since it is so already.
 
     Raises:
         pydantic.ValidationError: A field is missing or unknown.
@@ -44,6 +53,7 @@ class Refusal(Record):
     node: str
     reason: str
     fix: str
+    satisfied: bool = False
 
     def __str__(self) -> str:
         return f"{self.node}: {self.reason}; {self.fix}"
@@ -64,6 +74,6 @@ def load_mutations(path: str) -> tuple[AnyMutation, ...]:
     elif isinstance(document, dict):
         document = [document]
     try:
-        return tuple(MUTATIONS.validate_python(document, strict=True))
+        return tuple(MUTATIONS.validate_json(json.dumps(document)))
     except ValidationError as error:
         raise SpecError(explain(error, path)) from None

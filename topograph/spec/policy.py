@@ -4,12 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from topograph.spec import extensions
 from topograph.spec.mutations import Mutation
 from topograph.topology import Record
 
 MetricName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$", max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
+AnyScorer = Literal["topological_derivative"]
+Scorer = Annotated[AnyScorer, extensions.Open(extensions.SCORERS)]
 
 
 class Plateau(Record):
@@ -186,7 +189,7 @@ class Policy(Record):
     format: Literal["topograph.policy/1"] = "topograph.policy/1"
     trigger: Annotated[Plateau | Every, Field(discriminator="kind")]
     candidates: Annotated[tuple[Mutation, ...], Field(min_length=1, max_length=1024)]
-    scorer: Literal["topological_derivative"] = "topological_derivative"
+    scorer: Scorer = "topological_derivative"
     selection: Selection = Selection()
     step: Annotated[LineSearch | Fixed, Field(discriminator="kind")] = LineSearch()
     budget: Budget = Budget()

@@ -11,6 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from topograph.errors import SpecError
+from topograph.spec.extensions import only_built_in
 from topograph.spec.history import History
 from topograph.spec.mutations import MUTATIONS
 from topograph.spec.plan import Plan
@@ -40,7 +41,8 @@ class _Documented(GenerateJsonSchema):
         properties = result.get("properties", {})
         result["description"] = text.split("\n", 1)[0]
         for field, meaning in _arguments(text).items():
-            properties[field].setdefault("description", meaning)
+            if field in properties:  # a plugin may list others
+                properties[field].setdefault("description", meaning)
         if "const" in properties.get("kind", {}):  # unions read it before they fill in defaults
             result["required"] = ["kind", *result.get("required", [])]
         return result
@@ -53,8 +55,9 @@ def schema(name: str) -> dict[str, Any]:
         name: ``history``, ``mutation``, ``plan``, ``policy`` or ``topology``.
 
     Returns:
-        The schema as plain dicts and lists. What it accepts, the reader accepts, save for rules
-        between fields: an order of nodes in which every value is made before it is read.
+        The schema as plain dicts and lists, with the kinds that installed plugins define. What it
+        accepts, the reader accepts, save for rules between fields: an order of nodes in which
+        every value is made before it is read.
 
     Raises:
         SpecError: There is no such document; lists those there are.
@@ -87,8 +90,9 @@ def main() -> None:
     """Write every schema to the folder ``schemas`` of the current directory."""
     folder = Path("schemas")
     folder.mkdir(exist_ok=True)
-    for name in SCHEMAS:
-        (folder / f"{name}.schema.json").write_text(text(name), encoding="utf-8")
+    with only_built_in():
+        for name in SCHEMAS:
+            (folder / f"{name}.schema.json").write_text(text(name), encoding="utf-8")
 
 
 def _hinted(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,28 @@
-"""Mutations of the edges between layers: branches."""
+"""Mutations of the edges between layers: branches, other sources, fewer operands."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from topograph.spec.selectors import NodeName
+from topograph.spec.blocks import Block
+from topograph.spec.forms import SPELT
+from topograph.spec.selectors import Between, NodeName
 from topograph.topology import Record
 
 
 class AddBranch(Record):
-    """Add a gated skip: ``target + gate * P(source)`` takes the place of the target's value.
+    """Add a gated branch: ``target + gate * P(F(source))`` takes the place of the target's value.
+
+    With a path F the start keeps the function at any gate: with gate 0 the path is drawn, else it
+    ends in a matrix of zeros.
 
     Args:
         source: Name of the node the branch starts from.
         target: Name of a later node that it joins.
         gate: Start of the learnable scalar gate; 0 keeps the function.
-        projection: ``none`` where the two have one shape; ``linear`` for a learnable matrix
-            (a 1 x 1 convolution on images) where only the channels differ.
+        projection: P; ``none`` where the two have one shape; ``linear`` for a learnable matrix (a
+            1 x 1 convolution on images) where the channels differ, or the resolution by a stride.
+        path: F, a block on the branch, without its own skip; None for none.
 
     Raises:
         pydantic.ValidationError: A field is missing, unknown or not finite.
@@ -35,3 +41,56 @@ class AddBranch(Record):
     target: NodeName
     gate: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
     projection: Literal["none", "linear"] = "none"
+    path: Block | None = None
+
+
+class Rewire(Record):
+    """Let one use of a value read another node's value, of the same shape and type.
+
+    What only the old value was made for goes, unless it writes to memory or is called elsewhere;
+    the plan lists it.
+
+    Args:
+        edge: The use, from `between`; without a slot, all uses of the source by the target.
+        source: Name of the node to read instead; it must be above the target.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or unknown.
+
+    Example:
+        >>> import topograph as tg
+        >>> tg.Rewire(edge=tg.between("relu", "fc"), source="stem").kind
+        'rewire'
+
+    References:
+        https://docs.pytorch.org/docs/stable/fx.html
+    """
+
+    kind: Literal["rewire"] = "rewire"
+    edge: Annotated[Between, SPELT]
+    source: NodeName
+
+
+class Disconnect(Record):
+    """Take one operand from an operation that has a neutral element: ``a + b`` becomes ``a``.
+
+    The operation goes and its readers read what is left; so does what only the operand was made
+    for, unless it writes to memory or is called elsewhere. The plan lists it.
+
+    Args:
+        edge: The operand's use, from `between`.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or unknown.
+
+    Example:
+        >>> import topograph as tg
+        >>> tg.Disconnect(edge=tg.between("downsample", "add", slot=1)).edge.slot
+        1
+
+    References:
+        Huang et al., Deep Networks with Stochastic Depth, arXiv:1603.09382.
+    """
+
+    kind: Literal["disconnect"] = "disconnect"
+    edge: Annotated[Between, SPELT]

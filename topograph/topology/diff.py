@@ -1,38 +1,39 @@
 """`TopologyDiff`: what is different between two topologies."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import model_validator
 
 from topograph.topology.canonical import Record
-from topograph.topology.model import Node, Parameter, Topology
+from topograph.topology.fields import Change, FieldChange, Pairing, compare
+from topograph.topology.matching import match
+from topograph.topology.model import Node, Topology
 
-COMPARED = (
-    "op", "kind", "target", "scope", "detail",
-    "inputs", "shape", "dtype", "axes", "flops", "opaque",
-)  # fmt: skip
-SIGN = {"added": "+", "removed": "-", "changed": "~"}
-
-
-class FieldChange(Record):
-    """One field of a node that differs, as text before and after."""
-
-    field: str
-    before: str
-    after: str
+SIGN: dict[Change, str] = {
+    "added": "+", "removed": "-", "changed": "~", "renamed": "=", "moved": ">", "resized": "*",
+    "replaced": "-/+",
+}  # fmt: skip
 
 
 class NodeChange(Record):
-    """One node that was added, removed or changed."""
+    """What happened to one node; `was` is its name before, where that was another."""
 
-    change: Literal["added", "removed", "changed"]
+    change: Change
     name: str
     summary: str
     fields: tuple[FieldChange, ...] = ()
+    was: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The sign, the name and what the node does, on one line."""
+        named = f"{self.name} (was {self.was})" if self.was is not None else self.name
+        return f"{SIGN[self.change]} {named}  {self.summary}".rstrip()
 
     def __str__(self) -> str:
-        lines = [f"{SIGN[self.change]} {self.name}  {self.summary}".rstrip()]
+        lines = [self.title]
         lines += [f"    {f.field}: {f.before} -> {f.after}" for f in self.fields]
         return "\n".join(lines)
 
@@ -40,8 +41,22 @@ class NodeChange(Record):
 class TopologyDiff(Record):
     """The difference of two topologies, in topological order; falsy when there is none.
 
-    Nodes are matched by name. A parameter that only changed its shape or whether it is trained
-    shows as a change of the node that uses it.
+    Nodes are matched by name, then by structure (`diff`). Each has one sign:
+
+    ===== ======== =============================================================================
+    sign  change   what differs
+    ===== ======== =============================================================================
+    `+`   added    a node that only the second topology has
+    `-`   removed  a node that only the first has
+    `=`   renamed  its name, or the paths of its module and parameters, and nothing else
+    `>`   moved    it reads other nodes, which both topologies have, or is in another submodule
+    `*`   resized  shapes, those of its parameters, and the constants that are such sizes
+    `-/+` replaced another operation under the same name or at the same place
+    `~`   changed  anything else, or more than one of these: it reads a new node, say
+    ===== ======== =============================================================================
+
+    A parameter that only changed its shape or whether it is trained shows at the node that uses it.
+    Documents from before the last four changes were told apart load as they are.
 
     Args:
         before: Fingerprint of the first topology.
@@ -72,9 +87,11 @@ class TopologyDiff(Record):
 
     @model_validator(mode="after")
     def _names_once(self) -> "TopologyDiff":
-        names = [change.name for change in self.changes]
-        if len(set(names)) != len(names):
-            raise ValueError("a node is listed twice")
+        new = Counter(c.name for c in self.changes if c.change != "removed")
+        old = Counter(c.was or c.name for c in self.changes if c.change != "added")
+        twice = {name for names in (new, old) for name, count in names.items() if count > 1}
+        if twice:
+            raise ValueError(f"a node is listed twice: {min(twice)!r}; list each once")
         return self
 
     def __bool__(self) -> bool:
@@ -89,7 +106,12 @@ class TopologyDiff(Record):
 
 
 def diff(before: Topology, after: Topology) -> TopologyDiff:
-    """Return what changes from one topology to another, matched by node name.
+    """Return what changes from one topology to another, also between unrelated models.
+
+    Nodes are matched by name; but ``relu_2``, an operation and a number, only says where the tracer
+    met it, so such names count after places. What is left is matched by structure: equal
+    neighbourhoods, then matched neighbours. `diff` read backwards is the diff of the two exchanged:
+    added for removed, before for after. It takes time linear in nodes and edges.
 
     Args:
         before: The first topology.
@@ -120,22 +142,23 @@ def diff(before: Topology, after: Topology) -> TopologyDiff:
                 f"diff compares two Topology values, got {type(value).__name__}; "
                 "pass traced.topology"
             )
-    old_state = {parameter.path: parameter for parameter in before.parameters}
-    new_state = {parameter.path: parameter for parameter in after.parameters}
+    was = match(before, after)
+    pairing = Pairing(before, after, was)
     changes = []
-    for name in _merged_order(before, after):
-        old, new = before.by_name.get(name), after.by_name.get(name)
+    for old, new in _merged_order(before, after, was):
         if new is None and old is not None:
-            changes.append(NodeChange(change="removed", name=name, summary=summary(old)))
+            changes.append(NodeChange(change="removed", name=old.name, summary=summary(old)))
         elif old is None and new is not None:
-            changes.append(NodeChange(change="added", name=name, summary=summary(new)))
+            changes.append(NodeChange(change="added", name=new.name, summary=summary(new)))
         elif old is not None and new is not None:
-            same = all(old_state.get(path) == new_state.get(path) for path in new.parameters)
-            if old == new and same:
-                continue
-            fields = _field_changes(_with_sizes(old, old_state), _with_sizes(new, new_state))
-            change = NodeChange(change="changed", name=name, summary=new.op, fields=fields)
-            changes += [change] if fields else []
+            change, fields = compare(pairing, old, new)
+            name = None if old.name == new.name else old.name
+            if change is not None:
+                changes.append(
+                    NodeChange(
+                        change=change, name=new.name, was=name, summary=new.op, fields=fields
+                    )
+                )
     return TopologyDiff(
         before=before.fingerprint,
         after=after.fingerprint,
@@ -155,50 +178,21 @@ def summary(node: Node) -> str:
     return " ".join(parts)
 
 
-def _field_changes(
-    old: dict[tuple[str, str], str], new: dict[tuple[str, str], str]
-) -> tuple[FieldChange, ...]:
-    return tuple(
-        FieldChange(field=key[1], before=old.get(key, "none"), after=new.get(key, "none"))
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    )
-
-
-def _with_sizes(node: Node, state: Mapping[str, Parameter]) -> dict[tuple[str, str], str]:
-    """Return a node's compared fields as text, its parameters' shapes among them.
-
-    Keys are pairs, since a parameter's path may be the name of a field.
-    """
-    return {
-        **{("field", field): _text(getattr(node, field)) for field in COMPARED},
-        **{("parameter", path): _tensor(state[path]) for path in node.parameters if path in state},
-        ("field", "parameters"): _text(node.parameters),
-    }
-
-
-def _tensor(parameter: Parameter) -> str:
-    state = " buffer" if parameter.buffer else "" if parameter.trainable else " frozen"
-    return f"{_text(parameter.shape)} {parameter.dtype}{state}"
-
-
-def _text(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
-    return "none" if value is None else str(value)
-
-
-def _merged_order(before: Topology, after: Topology) -> list[str]:
-    """Return all names in the order of `after`, removed ones behind their old predecessor."""
-    kept = set(after.by_name)
-    behind: dict[str | None, list[str]] = {}
+def _merged_order(
+    before: Topology, after: Topology, was: Mapping[str, str]
+) -> list[tuple[Node | None, Node | None]]:
+    """Return all nodes, paired, as in `after`; removed ones behind their old predecessor."""
+    kept = set(was.values())
+    behind: dict[str | None, list[tuple[Node | None, Node | None]]] = {}
     anchor: str | None = None
     for node in before.nodes:
         if node.name in kept:
             anchor = node.name
         else:
-            behind.setdefault(anchor, []).append(node.name)
+            behind.setdefault(anchor, []).append((node, None))
     order = list(behind.get(None, []))
     for node in after.nodes:
-        order += [node.name, *behind.get(node.name, [])]
+        old = was.get(node.name)
+        order.append((before.by_name[old] if old is not None else None, node))
+        order += behind.get(old, []) if old is not None else []
     return order

@@ -51,7 +51,10 @@ CHANNELS_LAST = frozenset(("linear", "layernorm", "rmsnorm", "bilinear"))
 
 
 def find_axes(
-    nodes: Sequence[fx.Node], operations: Mapping[str, str], shapes: Mapping[str, Shape | None]
+    nodes: Sequence[fx.Node],
+    operations: Mapping[str, str],
+    shapes: Mapping[str, Shape | None],
+    known: Mapping[str, Axes] | None = None,
 ) -> dict[str, Axes]:
     """Return the axes of every node's value, by node name.
 
@@ -59,8 +62,13 @@ def find_axes(
         nodes: In topological order.
         operations: Each node's operation, lower case without underscores.
         shapes: Each value's shape, with "N" for the batch; None where it is no tensor.
+        known: Axes that were found before, for some of the nodes.
     """
+    before = known or {}
     found: dict[str, Axes] = {n.name: _blank(shapes.get(n.name)) for n in nodes}
+    for name in found.keys() & before.keys():
+        if len(before[name]) == len(found[name]):
+            found[name] = before[name]
     for _ in range(2):
         for node in nodes:
             made = _made(node, operations[node.name], found, shapes)

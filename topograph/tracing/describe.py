@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from topograph.topology import Node, Parameter, Topology
 from topograph.topology.model import Dimension, Kind
-from topograph.tracing.axes import find_axes
+from topograph.tracing.axes import Axes, find_axes
 from topograph.tracing.seen import Seen
 from topograph.tracing.values import Value, Values
 
@@ -65,7 +65,8 @@ def describe_change(
     nodes = list(network.graph.nodes)
     new = {node for node in nodes if node.name not in known.by_name or node.name in changed}
     around = {source for node in new for source in node.all_input_nodes} | new
-    made = _describe(network, [node for node in nodes if node in around], values, {}, owners)
+    axes = {node.name: node.axes for node in known.nodes}
+    made = _describe(network, [node for node in nodes if node in around], values, {}, owners, axes)
     names = {node.name for node in new}
     described = {node.name: node for node in made if node.name in names}
     for node in nodes:
@@ -87,11 +88,12 @@ def _describe(
     values: Values | None,
     opaque: Mapping[str, str],
     owners: Mapping[str, str],
+    known: Mapping[str, Axes] | None = None,
 ) -> tuple[Node, ...]:
     modules = dict(network.named_modules(remove_duplicate=False))
     operations = {node.name: operation(node, modules) for node in nodes}
     shapes = {node.name: _shape(node, values) for node in nodes}
-    axes = find_axes(nodes, operations, shapes)
+    axes = find_axes(nodes, operations, shapes, known)
     names = _parameter_names(network)
     described = []
     for node in nodes:

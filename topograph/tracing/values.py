@@ -6,6 +6,7 @@ New nodes of an edited graph are evaluated on fake tensors, which have shapes an
 """
 
 import itertools
+import operator
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from topograph.tracing.flops import Flops
 from topograph.tracing.preserve import preserved, set_mode
 from topograph.tracing.recipes import Recipe, call_key, recipe_for
 from topograph.tracing.seen import Result, Seen, look, storage, storages
+from topograph.tracing.sizes import is_size
 from topograph.tracing.structure import tensors_in
 
 NEW_MEMORY = itertools.count(-1, -1)  # names of storages that fake tensors stand for
@@ -119,7 +121,7 @@ def _result(
         value = _attribute(network, str(node.target), known.mode)
         one.environment[node.name] = value
         return Result(_seen(value, one), frozenset(), 0)
-    read = {source: _environment(source.name, one, known) for source in node.all_input_nodes}
+    read = {source: _environment(source, one, known, network) for source in node.all_input_nodes}
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), read.__getitem__)
     if node.op == "output":
         return Result(_seen(args[0], one), frozenset(), 0)
@@ -142,10 +144,21 @@ def _result(
     return Result(_seen(value, one), written, flops)
 
 
-def _environment(name: str, one: _Pass, known: Values) -> Any:
-    if name not in one.environment:
-        one.environment[name] = _fake(known.by_node[name].passes[one.index], one)
-    return one.environment[name]
+def _environment(node: fx.Node, one: _Pass, known: Values, network: nn.Module) -> Any:
+    if node.name not in one.environment:
+        by_mode = node.target is operator.getitem and not isinstance(node.args[0], fx.Node)
+        if node.op == "get_attr":
+            value = _attribute(network, str(node.target), known.mode)
+        elif is_size(node) or by_mode:  # numbers are not kept: they are read again
+            read = {
+                source: _environment(source, one, known, network) for source in node.all_input_nodes
+            }
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), read.__getitem__)
+            value = _call(node, None, args, kwargs, known.mode)
+        else:
+            value = _fake(known.by_node[node.name].passes[one.index], one)
+        one.environment[node.name] = value
+    return one.environment[node.name]
 
 
 def _fake(value: Any, one: _Pass) -> Any:

@@ -1,5 +1,6 @@
 """`migrate`: the optimizer, its scheduler and averages follow a model over a change."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from topograph.errors import MigrationError
 from topograph.rewrite import Revision
+from topograph.rewrite.draft import replaced
+from topograph.rewrite.resize import carried
+from topograph.rewrite.untie import origins
+from topograph.spec import Untie
 from topograph.topology import Topology
+from topograph.training.average import grown_average
+from topograph.widths.indices import Index
+
+Places = tuple[Index | None, ...]
 
 CARRIED_WHOLE = (torch.optim.LBFGS,)  # one state for all parameters together
 MATRICES_ONLY = (torch.optim.Muon,)
@@ -21,8 +30,8 @@ class Migration:
     """What happened to each parameter in the optimizer, by its path.
 
     Args:
-        kept: Stayed, with their moments and their group.
-        added: New, in an existing group, without moments.
+        kept: Stayed, with their moments and their group; so do copies of tied parameters.
+        added: New, or unfrozen and in no group so far; in an existing group, without moments.
         dropped: Gone, with their moments.
 
     Raises:
@@ -58,7 +67,9 @@ def migrate(
     Parameters are matched by their path. What stays keeps its moments, step and group, bit for
     bit; a new parameter joins the group that holds most of its kind (matrices with matrices,
     biases and scales with theirs), so that every scheduler goes on as before; what is gone takes
-    its moments along. Either all of it happens, or nothing.
+    its moments along. What is frozen keeps its moments and its group, so that unfreezing goes on
+    from there; the copy of a tied parameter gets a copy of the moments and joins the same group.
+    Either all of it happens, or nothing.
 
     Args:
         revision: From `apply`.
@@ -86,65 +97,111 @@ def migrate(
     """
     before = dict(revision.before.module.named_parameters())
     after = dict(revision.after.module.named_parameters())
-    added = tuple(path for path in after if path not in before and after[path].requires_grad)
+    sources = _sources(revision)
+    added = tuple(p for p in after if p not in sources and after[p].requires_grad)
+    woken = tuple(
+        path
+        for path, source in sources.items()
+        if after[path].requires_grad and not before[source].requires_grad
+    )
     if scheduler is not None and optimizer is not None and scheduler.optimizer is not optimizer:
         raise MigrationError("the scheduler drives another optimizer; pass that one instead")
     if scaler is not None:
         _check_scaler(scaler, optimizer)
-    average = _grown_average(ema, revision) if ema is not None else None
-    kept: tuple[str, ...] = tuple(path for path in before if path in after)
-    dropped = tuple(path for path in before if path not in after)
+    average = grown_average(ema, revision, sources) if ema is not None else None
+    kept, dropped = tuple(sources), tuple(p for p in before if p not in sources.values())
     if optimizer is not None:
-        grown = _grown(revision.before.topology)
-        kept, dropped = _move(optimizer, before, after, added, grown)
+        held = _held(optimizer, before)
+        added = (*added, *(path for path in woken if sources[path] not in held))
+        _move(optimizer, revision, sources, added)
+        kept = tuple(path for path, source in sources.items() if source in held)
+        dropped = tuple(path for path in held if path not in sources.values())
     if ema is not None and average is not None:
         ema.module = average
     return Migration(kept, added, dropped)
 
 
+def _sources(revision: Revision) -> dict[str, str]:
+    """Return, for each parameter afterwards that is not new, its path before: its own, usually.
+
+    A copy of a tied parameter comes from the path that the parameters shared.
+    """
+    module = revision.before.module
+    first = {id(parameter): path for path, parameter in module.named_parameters()}
+    shared = {
+        path: first[id(parameter)]
+        for path, parameter in module.named_parameters(remove_duplicate=False)
+    }
+    after = [path for path, _ in revision.after.module.named_parameters()]
+    for change in revision.plan.changes:
+        if isinstance(change.mutation, Untie):
+            copied = origins(revision.before.topology, change, after)
+            shared |= {path: shared[source] for path, source in copied.items() if source in shared}
+    return {path: shared[path] for path in after if path in shared}
+
+
+def _held(
+    optimizer: torch.optim.Optimizer, before: Mapping[str, nn.Parameter]
+) -> dict[str, nn.Parameter]:
+    """Return the model's parameters that an optimizer holds, in its order."""
+    paths = {id(parameter): path for path, parameter in before.items()}
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    return {paths[id(p)]: p for p in everything if id(p) in paths}
+
+
 def _move(
     optimizer: torch.optim.Optimizer,
-    before: Mapping[str, nn.Parameter],
-    after: Mapping[str, nn.Parameter],
+    revision: Revision,
+    sources: Mapping[str, str],
     added: tuple[str, ...],
-    grown: tuple[str, ...],
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> None:
+    before = dict(revision.before.module.named_parameters())
+    after = dict(revision.after.module.named_parameters())
     name = type(optimizer).__name__
     if isinstance(optimizer, CARRIED_WHOLE):
         raise MigrationError(
             f"{name} keeps one state for all parameters together, which has no meaning for others; "
             "make a new one after the change"
         )
-    paths = {id(parameter): path for path, parameter in before.items()}
-    held = [paths[id(p)] for g in optimizer.param_groups for p in g["params"] if id(p) in paths]
+    held = _held(optimizer, before)
     if not held:
         raise MigrationError(
             f"the {name} holds none of the model's parameters; it was made for another model, or "
             "before an earlier change that it was not carried over"
         )
     _check_new(optimizer, added, after)
-    lacking = [p for p in grown if p not in held and before[p].requires_grad]
+    lacking = _lacking(optimizer, revision.before.topology, before, held)
     if lacking:
         raise MigrationError(
             f"the {name} was not carried over an earlier change: it lacks {lacking[:4]}; call "
             "migrate after every apply, or make a new one from the model's parameters"
         )
-    for path in held:
-        if path in after and after[path] is not before[path]:
-            _check_state(name, path, before[path], optimizer.state.get(before[path], {}))
+    heirs: dict[int, list[str]] = {id(parameter): [] for parameter in held.values()}
+    states: dict[str, Any] = {}
+    for path, source in sources.items():
+        if source not in held:
+            continue
+        state = optimizer.state.get(held[source])
+        if state is not None:
+            follows = copy.deepcopy(state) if heirs[id(held[source])] else state
+            if source in revision.moved:
+                _check_state(name, path, held[source], state)
+                follows = _resized(follows, held[source], revision.moved[source])
+            states[path] = follows
+        heirs[id(held[source])].append(path)
     groups = []
     for group in optimizer.param_groups:
-        stay = [p for p in group["params"] if paths.get(id(p)) is None or paths[id(p)] in after]
-        groups.append([after[paths[id(p)]] if id(p) in paths else p for p in stay])
+        follow = [[after[h] for h in heirs.get(id(p), ())] for p in group["params"]]
+        stay = zip(group["params"], follow, strict=True)
+        groups.append([new for p, then in stay for new in (then if id(p) in heirs else [p])])
     for path in added:
         groups[_group_for(after[path], groups)].append(after[path])
-    for path in held:  # from here on nothing fails
-        state = optimizer.state.pop(before[path], None)
-        if path in after and state is not None:
-            optimizer.state[after[path]] = state
+    for parameter in held.values():  # from here on nothing fails
+        optimizer.state.pop(parameter, None)
+    for path, state in states.items():
+        optimizer.state[after[path]] = state
     for group, parameters in zip(optimizer.param_groups, groups, strict=True):
         group["params"] = parameters
-    return tuple(p for p in held if p in after), tuple(p for p in held if p not in after)
 
 
 def _group_for(parameter: nn.Parameter, groups: list[list[nn.Parameter]]) -> int:
@@ -155,15 +212,32 @@ def _group_for(parameter: nn.Parameter, groups: list[list[nn.Parameter]]) -> int
     return max(range(len(groups)), key=lambda index: (alike[index], sizes[index]))
 
 
+def _resized(state: Mapping[str, Any], old: Tensor, places: Places) -> dict[str, Any]:
+    """Return a state with its entries where those of its parameter are; new ones are 0."""
+    made = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.ndim == old.ndim and value.ndim:
+            own = zip(places, value.shape, old.shape, strict=True)
+            value = carried(value, tuple(p if size == all_ else None for p, size, all_ in own))
+        made[key] = value
+    return made
+
+
 def _check_state(name: str, path: str, old: Tensor, state: Mapping[str, Any]) -> None:
     for key, value in state.items():
-        fits = not isinstance(value, Tensor) or value.numel() == 1 or value.shape == old.shape
+        fits = not isinstance(value, Tensor) or value.numel() == 1 or _lies_along(value, old)
         if not fits or isinstance(value, list | tuple | dict):
             kind = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise MigrationError(
                 f"{name} keeps {key!r} of {kind} for {path} {list(old.shape)}; only tensors of the "
-                "parameter's shape and scalars can be carried to another parameter"
+                "parameter's shape, its sums and scalars can be carried to another size"
             )
+
+
+def _lies_along(value: Tensor, old: Tensor) -> bool:
+    """Return whether each axis of a state is the parameter's, or has been summed over."""
+    pairs = zip(value.shape, old.shape, strict=False)
+    return value.ndim == old.ndim and all(size in (1, whole) for size, whole in pairs)
 
 
 def _check_new(
@@ -177,12 +251,22 @@ def _check_new(
         )
 
 
-def _grown(topology: Topology) -> tuple[str, ...]:
-    """Return the paths of the parameters that earlier changes have added."""
-    if not topology.applied:
-        return ()
-    paths = (p.path for p in topology.parameters if not p.buffer)
-    return tuple(p for p in paths if f"{p.partition('.')[0]}_sum" in topology.by_name)
+def _lacking(
+    optimizer: torch.optim.Optimizer,
+    topology: Topology,
+    before: Mapping[str, nn.Parameter],
+    held: Mapping[str, nn.Parameter],
+) -> list[str]:
+    """Return what earlier changes have added or exchanged and the optimizer does not hold."""
+    everything = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [path for path in before if path not in held and before[path].requires_grad]
+    grown = bool(topology.applied)
+    return [
+        path
+        for path in missing
+        if (grown and f"{path.partition('.')[0]}_sum" in topology.by_name)
+        or id(replaced(before[path])) in everything
+    ]
 
 
 def _check_scaler(scaler: Any, optimizer: torch.optim.Optimizer | None) -> None:
@@ -191,25 +275,3 @@ def _check_scaler(scaler: Any, optimizer: torch.optim.Optimizer | None) -> None:
         raise MigrationError(
             "the GradScaler is between unscale_ and update; call scaler.update() before growing"
         )
-
-
-def _grown_average(ema: AveragedModel, revision: Revision) -> nn.Module:
-    """Return the new structure with the old averages; new layers start from the live weights."""
-    if not isinstance(ema, AveragedModel):
-        raise MigrationError(
-            f"an average of type {type(ema).__name__} cannot be carried; "
-            "use torch.optim.swa_utils.AveragedModel, or make a new one"
-        )
-    known, old = revision.before.module.state_dict(), ema.module.state_dict()
-    if known.keys() != old.keys():
-        raise MigrationError(
-            "the average has other parameters than the model before the change: "
-            f"{sorted(known.keys() ^ old.keys())[:4]}; it averages another model"
-        )
-    module = revision.after.module.__deepcopy__({})
-    with torch.no_grad():
-        for path, tensor in module.state_dict().items():
-            if path in old and old[path].shape == tensor.shape:
-                tensor.copy_(old[path])
-    module.train(ema.module.training)
-    return module

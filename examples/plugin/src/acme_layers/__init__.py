@@ -1,0 +1,1 @@
+"""A plugin for topograph: the mutation `scale_layer` and the block `gated`."""

@@ -1,0 +1,270 @@
+"""Give channel spaces other sizes: tensors, layers' attributes and the graph's constants follow."""
+
+import math
+from collections.abc import Set
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from topograph.errors import DriftError
+from topograph.rewrite.draft import Draft, Resize
+from topograph.rewrite.numbers import numbers_after, read_at, written_at
+from topograph.spec import Resized
+from topograph.tracing.sizes import SIZES
+from topograph.widths.dims import leaves
+from topograph.widths.flow import Flow, Role
+from topograph.widths.indices import NEW, Index, Indices
+
+RESHAPES = ("view", "reshape", torch.reshape)
+Moves = dict[str, tuple[Index | None, ...]]
+
+
+def resize(draft: Draft) -> Moves:
+    """Resize the spaces that a draft has noted; nothing else may have been edited before.
+
+    Returns:
+        For each changed tensor, by path, for each axis where its entries were.
+
+    Raises:
+        DriftError: A number in the graph depends on the batch and on the width at once.
+    """
+    indices = Indices({key: edit.index for key, edit in draft.resizes.items()})
+    moved = _tensors(draft, indices)
+    _attributes(draft, draft.widths.flow, indices)
+    _graph(draft, draft.widths.flow, indices)
+    return moved
+
+
+def resized(draft: Draft, keys: Set[int]) -> tuple[Resized, ...]:
+    """Return what becomes of some of the spaces that a draft resizes."""
+    if not keys:
+        return ()
+    flow = draft.widths.flow
+    return tuple(
+        Resized(
+            space=name,
+            before=dim.size,
+            after=draft.resizes[id(dim)].index.size,
+            tensors=tuple(
+                path
+                for path, tensor in draft.widths.tensors.items()
+                if any(dim in leaves(own) for own in flow.tensors[id(tensor)])
+            ),
+        )
+        for name, dim in draft.widths.dims.items()
+        if id(dim) in keys
+    )
+
+
+def touched_by(draft: Draft, keys: Set[int]) -> list[str]:
+    """Return the nodes whose values, or what they read, run over some spaces."""
+    if not keys:
+        return []
+    flow = draft.widths.flow
+    indices = Indices({key: draft.resizes[key].index for key in keys})
+    return [
+        node.name
+        for node in flow.traced.module.graph.nodes
+        if node.op not in ("output", "placeholder")
+        and any(
+            _touched(flow.layouts.get(near.name), indices) for near in (node, *node.all_input_nodes)
+        )
+    ]
+
+
+def _tensors(draft: Draft, indices: Indices) -> Moves:
+    widths, network = draft.widths, draft.base.module
+    flow = widths.flow
+    aliases: dict[int, list[str]] = {}
+    for named in (network.named_parameters, network.named_buffers):
+        for path, tensor in named(remove_duplicate=False):
+            aliases.setdefault(id(tensor), []).append(path)
+    moved = {}
+    for path, tensor in widths.tensors.items():
+        dims = flow.tensors[id(tensor)]
+        places = tuple(indices.of(dim) for dim in dims)
+        if all(place is None for place in places):
+            continue
+        changed = {id(leaf) for dim in dims for leaf in leaves(dim)} & draft.resizes.keys()
+        how = [draft.resizes[key] for key in changed]
+        made = _moved(flow, tensor, places, how, path)
+        for alias in aliases[id(tensor)]:
+            draft.exchange_tensor(alias, made)
+        moved[path] = tuple(
+            place and (place if "reads" in flow.roles_of(tensor, axis) else place.unshared())
+            for axis, place in enumerate(places)
+        )
+    return moved
+
+
+def carried(tensor: Tensor, places: tuple[Index | None, ...], *, shared: bool = False) -> Tensor:
+    """Return a tensor with its entries where they are after a resize, new ones 0.
+
+    Args:
+        tensor: Of the shape before, such as a moment of an optimizer.
+        places: Where the entries were, from `resize`.
+        shared: Whether entries that were copied are split among their copies, as weights are.
+    """
+    made = tensor
+    for axis, place in enumerate(places):
+        if place is not None:
+            made = made.index_select(axis, place.old.clamp(min=0).to(made.device))
+            made = made.masked_fill(along((place.old == NEW).to(made.device), axis, made.ndim), 0)
+            if shared and made.is_floating_point():
+                made = made * along(place.share.to(made), axis, made.ndim)
+    return made
+
+
+def _moved(
+    flow: Flow, tensor: Tensor, places: tuple[Index | None, ...], how: list[Resize], path: str
+) -> Tensor:
+    """Return a tensor with its entries where the indices put them, and new ones as they start."""
+    made = tensor.detach()
+    for axis, place in enumerate(places):
+        if place is not None:
+            made = made.index_select(axis, place.old.clamp(min=0).to(made.device))
+    made = made.clone()
+    seed = min(edit.seed for edit in how)
+    generator = torch.Generator().manual_seed(seed ^ (hash_of(path) & 0x7FFFFFFF))
+    reads = []
+    for axis, place in enumerate(places):
+        if place is None:
+            continue
+        roles = flow.roles_of(tensor, axis)
+        new = (place.old == NEW).to(made.device)
+        if new.any():
+            if "reads" in roles:
+                reads.append((axis, new))
+            else:
+                _start(made, tensor, axis, new, roles, generator)
+        if "reads" in roles and made.is_floating_point():
+            made *= along(place.share.to(made), axis, made.ndim)
+    random = any(edit.how == "random" for edit in how)
+    for axis, new in reads:
+        if random:
+            _start(made, tensor, axis, new, {"makes"}, generator)
+        else:
+            made.masked_fill_(along(new, axis, made.ndim), 0)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(made, tensor.requires_grad)
+    return made
+
+
+def _start(
+    made: Tensor,
+    old: Tensor,
+    axis: int,
+    new: Tensor,
+    roles: set[Role],
+    generator: torch.Generator,
+) -> None:
+    """Fill new units: matrices as torch draws them, scales with the mean, shifts with 0."""
+    where = along(new, axis, made.ndim)
+    if not made.is_floating_point():
+        made.masked_fill_(where, 0)
+    elif old.ndim > 1 and roles == {"makes"} and isinstance(old, nn.Parameter):
+        bound = 1 / math.sqrt(max(1, old.numel() // max(1, old.shape[axis])))
+        drawn = (torch.rand(made.shape, generator=generator) * 2 - 1) * bound
+        made.copy_(torch.where(where, drawn.to(made), made))
+    elif "scales" in roles:
+        made.copy_(torch.where(where, old.detach().mean(axis, keepdim=True).to(made), made))
+    else:
+        made.masked_fill_(where, 0)
+
+
+def along(values: Tensor, axis: int, rank: int) -> Tensor:
+    """Return values shaped so that they lie along one axis of a tensor."""
+    return values.reshape([-1 if index == axis else 1 for index in range(rank)])
+
+
+def hash_of(text: str) -> int:
+    """Return a number that is the same for the same text in every process."""
+    number = 0
+    for character in text.encode():
+        number = (number * 1_000_003 + character) & 0xFFFFFFFFFFFF
+    return number
+
+
+def _attributes(draft: Draft, flow: Flow, indices: Indices) -> None:
+    for path, name, dim, index in flow.attributes:
+        if indices.of(dim) is None:
+            continue
+        layer = draft.own(path)
+        value: Any = indices.size(dim)
+        if index is not None:
+            known = list(layer.__dict__[name])
+            known[index] = value
+            value = tuple(known)
+        layer.__dict__[name] = value
+
+
+def _graph(draft: Draft, flow: Flow, indices: Indices) -> None:
+    """Give the graph's constants their new values; mark what has another value now."""
+    draft.changed |= set(touched_by(draft, draft.resizes.keys()))
+    after = numbers_after(flow, indices)
+    for node, way, dim, sign in flow.written:
+        wanted = sign * indices.size(dim)
+        given = read_at(draft.nodes[node.name], way)
+        if isinstance(given, fx.Node):
+            if after.get(given.name, wanted) == wanted:
+                continue
+            if _follows_batch(flow, given):
+                wanted = _left_open(draft.nodes[node.name], way, given)
+        elif given == wanted:
+            continue
+        written_at(draft.nodes[node.name], way, wanted)
+        _edited(draft, node.name)
+    for name, parts in flow.chunked.items():
+        _cut_anew(draft, draft.nodes[name], [indices.size(part) for part in parts], parts)
+    for meeting in flow.meetings:
+        target = meeting.node.target
+        scaled = getattr(target, "__name__", "") == "scaled_dot_product_attention"
+        if scaled and meeting.kind == "inner" and indices.of(meeting.dim) is not None:
+            node = draft.nodes[meeting.node.name]
+            if node.kwargs.get("scale") is None:
+                node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(meeting.dim.size)}
+                _edited(draft, node.name)
+
+
+def _left_open(node: fx.Node, way: tuple[Any, ...], given: fx.Node) -> int:
+    """Return -1 for a size that a reshape can work out by itself."""
+    others = read_at(node, way[:-1])
+    if node.target not in RESHAPES or any(isinstance(o, int) and o < 0 for o in others):
+        raise DriftError(
+            f"{node.name} reads a size from {given.name} that mixes the batch and a width that "
+            "changes; nothing was changed"
+        )
+    return -1
+
+
+def _follows_batch(flow: Flow, number: fx.Node) -> bool:
+    """Return whether a number is computed from a size that the batch decides."""
+    if number.op == "call_method" and number.target in SIZES:
+        axis = number.args[1] if len(number.args) > 1 else None
+        first, second = flow.traced.values.by_node[number.args[0].name].passes  # type: ignore
+        if not isinstance(axis, int):
+            return bool(first.shape != second.shape)
+        return bool(first.shape[axis] != second.shape[axis])
+    return any(_follows_batch(flow, source) for source in number.all_input_nodes)
+
+
+def _cut_anew(draft: Draft, node: fx.Node, sizes: list[int], parts: list[Any]) -> None:
+    """Write a chunk or an even split with the sizes that its parts have now."""
+    if sizes == [part.size for part in parts]:
+        return
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    node.op, node.target = "call_function", torch.split
+    node.args, node.kwargs = (node.args[0] if node.args else node.kwargs["input"], sizes, dim), {}
+    _edited(draft, node.name)
+
+
+def _edited(draft: Draft, name: str) -> None:
+    draft.changed.add(name)
+    draft.edited.add(draft.scopes.get(name, ""))
+
+
+def _touched(layout: Any, indices: Indices) -> bool:
+    if isinstance(layout, tuple | list):
+        return any(_touched(part, indices) for part in layout)
+    return layout is not None and indices.of(layout) is not None

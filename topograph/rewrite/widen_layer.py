@@ -1,0 +1,142 @@
+"""`widen_layer`: more units in a channel space, started so that the function stays."""
+
+import torch
+from torch import Tensor
+
+from topograph.rewrite.draft import Draft
+from topograph.rewrite.request import Edits, wanted, width
+from topograph.rewrite.resize import Resize
+from topograph.spec import At, Refusal, places
+from topograph.spec.widths import WidenLayer
+from topograph.topology import Topology
+from topograph.widths.dims import leaves
+from topograph.widths.flow import Meeting
+from topograph.widths.indices import NEW, Index, Indices
+
+
+def preserves(mutation: WidenLayer) -> bool:
+    """Return whether new units start without a say."""
+    return mutation.how != "random"
+
+
+def resolve(mutation: WidenLayer, topology: Topology) -> tuple[WidenLayer, ...]:
+    """Return the mutation once for each single node that its selector means."""
+    return tuple(
+        mutation.model_copy(update={"where": place}) for place in places(mutation.where, topology)
+    )
+
+
+def check(draft: Draft, mutation: WidenLayer) -> Refusal | None:
+    """Return why the layer cannot be widened, if it cannot."""
+    edits = wanted(draft, mutation)
+    if isinstance(edits, Refusal) or mutation.how == "random":
+        return edits if isinstance(edits, Refusal) else None
+    assert isinstance(mutation.where, At)
+    how = _how(draft, mutation, edits)
+    indices = Indices({key: _index(dim.size, size, how, 0) for key, (dim, size) in edits.items()})
+    for mixer in draft.widths.flow.meetings:
+        index = indices.of(mixer.dim)
+        reason = _changes(mixer, index, how) if index is not None else None
+        if reason is not None:
+            return Refusal(
+                node=mutation.where.node,
+                reason=f"{mixer.node.name} mixes all units of {_names(draft, edits)}, {reason}",
+                fix='widen it by a whole factor, or give how="random" to change the function',
+            )
+    both = [path for dim, _ in edits.values() for path in draft.widths.both(dim)]
+    if both and how == "duplicate":
+        return Refusal(
+            node=mutation.where.node,
+            reason=f"{both[0]} both makes and reads units of {_names(draft, edits)}, so that "
+            "copies cannot share its weights",
+            fix="untie it first" if mutation.how == "auto" else 'give how="zero"',
+        )
+    return None
+
+
+def pin(draft: Draft, mutation: WidenLayer) -> WidenLayer:
+    """Return the mutation with the sizes that it really gives, and how."""
+    edits = wanted(draft, mutation)
+    assert not isinstance(edits, Refusal)
+    sizes = {draft.widths.names[key]: size for key, (_, size) in edits.items()}
+    update = {
+        "to": width(draft, mutation, edits),
+        "how": _how(draft, mutation, edits),
+        "sizes": sizes,
+    }
+    return mutation.model_copy(update=update)
+
+
+def stem(mutation: WidenLayer) -> None:
+    """Return None: nothing new is made."""
+    return
+
+
+def ends(mutation: WidenLayer) -> tuple[str, ...]:
+    """Return the layer."""
+    assert isinstance(mutation.where, At)
+    return (mutation.where.node,)
+
+
+def rewrite(draft: Draft, mutation: WidenLayer, name: None, seed: int) -> None:
+    """Note the new sizes; all of a plan's are carried out together."""
+    edits = wanted(draft, mutation)
+    assert not isinstance(edits, Refusal)
+    how = _how(draft, mutation, edits)
+    for key, (dim, size) in edits.items():
+        draft.resizes[key] = Resize(_index(dim.size, size, how, seed), how, seed)
+
+
+def _how(draft: Draft, mutation: WidenLayer, edits: Edits) -> str:
+    """Return how new units start: as copies where something mixes all units.
+
+    And where all that reads them is frozen: with weights of 0 they would never learn.
+    """
+    if mutation.how != "auto":
+        return mutation.how
+    mixed = any(draft.widths.mixed.get(key) for key in edits)
+    return "duplicate" if mixed or _readers_are_frozen(draft, edits) else "zero"
+
+
+def _readers_are_frozen(draft: Draft, edits: Edits) -> bool:
+    flow, trains = draft.widths.flow, {True: [False], False: [False]}
+    for tensor in draft.widths.tensors.values():
+        for axis, own in enumerate(flow.tensors[id(tensor)]):
+            if any(id(leaf) in edits for leaf in leaves(own)):
+                trains["reads" in flow.roles_of(tensor, axis)].append(tensor.requires_grad)
+    return len(trains[True]) > 1 and not any(trains[True]) and any(trains[False])
+
+
+def _names(draft: Draft, edits: Edits) -> str:
+    return ", ".join(draft.widths.names[key] for key in edits)
+
+
+def _index(old: int, new: int, how: str, seed: int) -> Index:
+    if how != "duplicate":
+        ones = torch.ones(new, dtype=torch.float64)
+        return Index(torch.cat([torch.arange(old), torch.full((new - old,), NEW)]), ones)
+    generator = torch.Generator().manual_seed(seed)
+    whole = [torch.arange(old)] * (new // old)
+    rest = torch.randperm(old, generator=generator)[: new % old]
+    source = torch.cat([*whole, rest])
+    return Index(source, _shares(source, old, generator))
+
+
+def _shares(source: Tensor, old: int, generator: torch.Generator) -> Tensor:
+    """Split each unit's weight unevenly among its copies, so that they do not stay equal."""
+    drawn = 0.75 + 0.5 * torch.rand(len(source), generator=generator, dtype=torch.float64)
+    copies = torch.bincount(source, minlength=old)
+    total = torch.zeros(old, dtype=torch.float64).index_add_(0, source, drawn)
+    return torch.where(copies[source] == 1, 1.0, drawn / total[source])
+
+
+def _changes(mixer: Meeting, index: Index, how: str) -> str | None:
+    """Return why what mixes the units gives another value for the new ones, if it does."""
+    if mixer.kind in ("inner", "other"):
+        return "so that neither new units nor copies keep the function"
+    if how == "zero":
+        return "so that new ones change the others"
+    size = int(index.old.max()) + 1
+    if len(torch.bincount(index.old, minlength=size).unique()) > 1:
+        return f"so that only copies of all {size} keep the function"
+    return None

@@ -1,0 +1,105 @@
+"""Mutations of widths: more or fewer units of a layer, and of all that share its channel space."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from topograph.spec.selectors import Selector
+from topograph.topology import Record
+
+MOST_UNITS = 1_048_576
+Width = Annotated[int, Field(ge=1, le=MOST_UNITS)]
+SpaceName = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z0-9_.#-]+$")]
+Unit = Annotated[int, Field(ge=0, lt=MOST_UNITS)]
+Units = Annotated[tuple[Unit, ...], Field(min_length=1, max_length=MOST_UNITS)]
+
+
+class WidenLayer(Record):
+    r"""Give a layer more units, and every tensor that shares its channel space with it.
+
+    ``zero``: new units start as torch starts them, and whatever reads them does so with weight 0.
+    ``duplicate`` (Net2Wider): new units are copies, and the weights that read a unit are split
+    among its :math:`c` copies, :math:`\sum_{i=1}^{c} a_i = 1`, so that
+    :math:`\sum_i a_i w\, x = w x`. Where a norm or a mean mixes all units only whole multiples of
+    the old width keep the function; their copies are taken once each. ``random``: new units are
+    read with weights as torch starts them; the function changes.
+
+    Args:
+        where: The layers: linear layers, convolutions, or values behind them.
+        to: Units of the layer's output afterwards; rounded up to whole heads, groups and blocks.
+        how: How new units start; ``auto`` is ``zero`` where that keeps the function, else
+            ``duplicate``.
+        space: Name of the space to change where the width is made of several, such as heads times
+            head size; by default the outermost that divides.
+        sizes: The size of each changed space by its name; plans write it down.
+        outputs: Whether a width that the model's output has may change.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> import topograph as tg
+        >>> tg.WidenLayer(where=tg.named("fc1"), to=128).how
+        'auto'
+
+    References:
+        Chen, Goodfellow, Shlens, Net2Net, arXiv:1511.05641.
+    """
+
+    kind: Literal["widen_layer"] = "widen_layer"
+    where: Selector
+    to: Width
+    how: Literal["auto", "zero", "duplicate", "random"] = "auto"
+    space: SpaceName | None = None
+    sizes: dict[SpaceName, Width] | None = None
+    outputs: Literal["keep", "change"] = "keep"
+
+
+class NarrowLayer(Record):
+    r"""Take units from a layer, and from every tensor that shares its channel space with it.
+
+    By ``magnitude`` the units with the largest :math:`\sum_T \lVert T_i \rVert^2 / \overline{\lVert
+    T \rVert^2}` stay, over all tensors :math:`T` that make the units.
+
+    Args:
+        where: The layers: linear layers, convolutions, or values behind them.
+        to: Units of the layer's output afterwards; rounded up to whole heads, groups and blocks.
+        by: Which units stay: the largest, those in `keep`, or those with the highest `scores`.
+        keep: Units of the space that stay, in ascending order; where a width is made of several
+            spaces, for each changed one by its name. Plans always write it down.
+        scores: One number for each unit of the space; the higher, the more it is worth.
+        space: Name of the space to change where the width is made of several.
+        outputs: Whether a width that the model's output has may change.
+
+    Raises:
+        pydantic.ValidationError: A field is missing, unknown or out of its bounds.
+
+    Example:
+        >>> import topograph as tg
+        >>> tg.NarrowLayer(where=tg.named("fc1"), to=2, by="keep", keep=(0, 3)).keep
+        (0, 3)
+
+    References:
+        Li, Kadav, Durdanovic, Samet, Graf, arXiv:1608.08710; Fang et al., DepGraph,
+        arXiv:2301.12900.
+    """
+
+    kind: Literal["narrow_layer"] = "narrow_layer"
+    where: Selector
+    to: Width
+    by: Literal["magnitude", "keep", "scores"] = "magnitude"
+    keep: Units | dict[SpaceName, Units] | None = None
+    scores: Annotated[tuple[float, ...], Field(min_length=1, max_length=MOST_UNITS)] | None = None
+    space: SpaceName | None = None
+    outputs: Literal["keep", "change"] = "keep"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.keep is None) != (self.by != "keep"):
+            raise ValueError('by="keep" goes with keep=(…), the units that stay')
+        if (self.scores is None) != (self.by != "scores"):
+            raise ValueError('by="scores" goes with scores=(…), one number for each unit')
+        kept = self.keep if isinstance(self.keep, dict) else {"": self.keep or ()}
+        if any(list(units) != sorted(set(units)) for units in kept.values()):
+            raise ValueError("keep lists each unit once, in ascending order")
+        return self
