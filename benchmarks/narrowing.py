@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import topograph as tg
 from benchmarks.reporting import arguments, report, seconds, table
 from benchmarks.zoo.models import missing
+from benchmarks.zoo.operators import declare_torchvision_operators
 
 LIMIT = 280  # seconds for one call
 MODELS = (
@@ -156,6 +157,7 @@ def main() -> None:
     if (line := missing()) is not None:
         print(f"narrowing is skipped: {line}")
         return
+    declare_torchvision_operators()
     try:
         import torch_pruning
     except ImportError:

@@ -34,7 +34,9 @@ from topograph.rewrite.answers import noise
 from topograph.spec import AnyMutation
 from topograph.topology import Node
 
-MOST_LAYERS, PLACES, MOST_SECONDS = 12, 2, 60.0
+MOST_LAYERS, PLACES = 12, 2
+SECONDS = (5.0, 7.5, 10.0)  # of a model's processor time, after which no more is begun
+LARGEST = 30_000_000  # parameters of models on which plans are also carried out
 WIDTHS = ("widen x 2", "widen + 25 %", "narrow / 2")
 OTHERS = tuple(kind for kind in KINDS if not kind.endswith(("widen_layer", "narrow_layer")))
 HEAVY = (*WIDTHS, *OTHERS)
@@ -122,27 +124,27 @@ def examine(specimen: Specimen, most: int = MOST_LAYERS, places: int = PLACES) -
     torch.manual_seed(0)
     model = specimen.build().eval()
     calls = [specimen.inputs(size) for size in (2, 3)]
-    fresh, began = copy.deepcopy(model), time.perf_counter()
+    fresh = copy.deepcopy(model)
     row: Row = {"name": specimen.name, "family": specimen.family, "kind": specimen.kind}
     try:
         traced = tg.trace(model, *calls[0])
     except tg.TopographError as error:
         return row | {"untraced": str(error).split(";")[0]}
-    tally = Tally(traced)
+    tally, began = Tally(traced), time.process_time()
     layers = [n for n in traced.topology.nodes if n.kind == "module" and n.op in SIZED and n.shape]
     chosen = layers if len(layers) <= most else random.Random(0).sample(layers, most)
     for node in chosen:
-        if time.perf_counter() - began > MOST_SECONDS:
+        if time.process_time() - began > SECONDS[0]:
             break
         for what in WIDTHS:
             tally.ask(what, *(asked(traced, node, what, o) for o in ("keep", "change")))
     for kind in OTHERS:
         for mutation in sample(traced, kind, places, seed=0):
-            if time.perf_counter() - began < 1.5 * MOST_SECONDS:
+            if time.process_time() - began < SECONDS[1]:
                 tally.ask(kind, mutation)
     broken = {}
     for what in tally.plans:
-        if time.perf_counter() - began > 2 * MOST_SECONDS:
+        if traced.topology.parameter_count > LARGEST or time.process_time() - began > SECONDS[2]:
             break
         broken[what] = deep(tally, what, copy.deepcopy(fresh), calls)
     return row | {
@@ -153,7 +155,7 @@ def examine(specimen: Specimen, most: int = MOST_LAYERS, places: int = PLACES) -
         "largest": tally.largest,
         "noise": noise(run(traced.module, calls[0], training=False)),
         "broken": broken,
-        "seconds": time.perf_counter() - began,
+        "seconds": time.process_time() - began,
     }
 
 
@@ -282,11 +284,13 @@ def main() -> None:
             gc.collect()
     configuration = (
         f"Random weights, batch 2. Widths: every linear layer and convolution, at most "
-        f"{MOST_LAYERS} a model; {PLACES} places of every other kind. A request counts as through "
+        f"{MOST_LAYERS} a model, and no more begun after {SECONDS[0]:.0f} s; {PLACES} places of "
+        "every other kind. A request counts as through "
         "when its plan passes all checks, outputs of function-preserving ones among them: within 8 "
         "units in the last place of the largest output, or within 8 times the rounding error of "
         "the model itself, measured in double precision. One place of each kind and model is "
-        "carried out, at batch 2 and 3, in eval and in train: outputs, undo, JSON, replay, state "
+        "carried out, up to "
+        f"{LARGEST // 1_000_000} million parameters, at batch 2 and 3, in eval and in train: outputs, undo, JSON, replay, state "
         "keys, the model that keeps its class, gradients of what is new."
     )
     body = "\n\n".join(

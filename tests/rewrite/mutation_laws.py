@@ -106,6 +106,7 @@ def laws(traced: tg.TracedModel, plan: tg.Plan, calls: Sequence[Call]) -> Found:
         problems.append(f"state keys are lost: {sorted(lost)[:3]}")
     exact = all(m.kind in EXACT and not getattr(m, "freeze", False) for m in mutations)
     exact &= not any(node.op in LAYERS_IN_ONE for node in traced.topology.nodes)
+    exact &= laid_out(traced, after)
     change, in_train, bound = (0.0 if keeps else None), None, 0.0
     for call in calls:
         for training in (False, True):
@@ -145,6 +146,19 @@ def unlike(first: Mapping[str, Tensor], second: Mapping[str, Tensor], when: str)
     return [f"{when}: {other[:3]} have other values"] if other else []
 
 
+def laid_out(before: tg.TracedModel, after: tg.TracedModel) -> bool:
+    """Return whether all values lie in memory as before; kernels are chosen by the strides."""
+    assert before.values is not None
+    assert after.values is not None
+    there = after.values.by_node
+    return all(
+        [getattr(one, "stride", None) for one in value.passes]
+        == [getattr(one, "stride", None) for one in there[name].passes]
+        for name, value in before.values.by_node.items()
+        if name in there
+    )
+
+
 def described(traced: tg.TracedModel) -> list[str]:
     """Return in one line where the topology's parameters are not the module's, if so."""
     found = {p.path: (p.shape, p.trainable) for p in traced.topology.parameters if not p.buffer}
@@ -152,6 +166,8 @@ def described(traced: tg.TracedModel) -> list[str]:
         path: (tuple(p.shape), p.requires_grad) for path, p in traced.module.named_parameters()
     }
     other = sorted(key for key in found.keys() | there.keys() if found.get(key) != there.get(key))
+    known = {parameter.path for parameter in traced.topology.parameters}
+    other += [p for node in traced.topology.nodes for p in node.parameters if p not in known]
     return [f"the topology describes {other[:3]} wrongly"] if other else []
 
 

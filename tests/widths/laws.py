@@ -87,4 +87,3 @@ def shape_text(known: Widths, path: str) -> tuple[str, ...]:
     """Return the spaces of each axis of a tensor, "*" between factors, for reading in tests."""
     dims = known.flow.tensors[id(known.tensors[path])]
     return tuple("/".join(known.names.get(id(a), str(a.size)) for a in leaves(d)) for d in dims)
-

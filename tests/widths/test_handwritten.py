@@ -69,7 +69,9 @@ def split(first, second):
         a, b = m.a(x).split([first, second], -1)
         return m.b(a) + m.c(b) + m.d(torch.cat([a, b], -1)[..., first:])
 
-    return Calls(forward, **linears(a=(6, first + second), b=(first, 2), c=(second, 2), d=(second, 2)))
+    return Calls(
+        forward, **linears(a=(6, first + second), b=(first, 2), c=(second, 2), d=(second, 2))
+    )
 
 
 def encoder(count, inner):

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import topograph as tg
-from tests.widths.laws import assert_units_may_be_renamed, free, shape_text, traced
+from tests.widths.laws import assert_units_may_be_renamed, free, traced
 from tests.zoo import ZOO
 from topograph.widths.dims import leaves
 

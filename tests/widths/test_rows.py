@@ -4,11 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
-from tests.widths.test_renaming import Calls, expect, row, seq, shaken
-from tests.widths.laws import shape_text, traced
-from topograph.widths.spaces import widths
+from tests.widths.test_renaming import Calls, expect, row, seq
 
 
 def linears(**sizes):

@@ -57,10 +57,12 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
         frames=frames,
         hosts=_alone(network.graph, draft, frames, base.hosts | scopes),
     )
-    if draft.in_place:  # where a forward reads `self.fc.weight` of what was exchanged
-        homes = base.hosts | draft.edited | {change.scope for change in changes}
-        return _kept_runs(after, _alone(network.graph, draft, frames, homes))
-    return _kept_runs(after, frozenset(("",))) if draft.resizes else after
+    if not draft.in_place and not draft.resizes:
+        return after
+    if draft.resizes:  # its own forward may do, with the sizes in attributes
+        after = replace(after, hosts=_alone(network.graph, draft, frames, base.hosts))
+    homes = base.hosts | draft.edited | {change.scope for change in changes}
+    return _kept_runs(after, _alone(network.graph, draft, frames, homes))
 
 
 def _applied(before: tuple[str, ...], changes: Sequence[Change]) -> tuple[str, ...]:
@@ -71,20 +73,26 @@ def _applied(before: tuple[str, ...], changes: Sequence[Change]) -> tuple[str, .
 
 
 def _kept_runs(after: TracedModel, hosts: frozenset[str]) -> TracedModel:
-    """Return a resized model whose class gives what its graph gives.
+    """Return a changed model whose class gives what its graph gives.
 
-    A forward that was not recorded anew may have a width of its own in it, in an attribute or a
-    constant; then these submodules, or the root, run their graphs too.
+    A forward that was not recorded anew may read what was exchanged, or have a width of its own in
+    it; then these submodules run their graphs, or the root does.
     """
     if after.model is None or "" in after.hosts or any(map(_is_fake, after.inputs.values())):
         return after
     wanted = answers(after.module, after.inputs)
+    for choice in (after, replace(after, hosts=hosts)):
+        if _gives(choice, wanted):
+            return choice
+    return replace(after, hosts=frozenset(("",)))
+
+
+def _gives(after: TracedModel, wanted: list[torch.Tensor]) -> bool:
     try:
         given = answers(after.kept, after.inputs)
     except Exception:  # whatever the model's own code makes of another width
-        return replace(after, hosts=hosts)
-    same = len(given) == len(wanted) and all(map(_equal, given, wanted))
-    return after if same else replace(after, hosts=hosts)
+        return False
+    return len(given) == len(wanted) and all(map(_equal, given, wanted))
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:

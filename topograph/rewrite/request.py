@@ -8,6 +8,7 @@ from topograph.spec.selectors import At
 from topograph.spec.widths import NarrowLayer, WidenLayer
 from topograph.widths.dims import Dim, leaves
 from topograph.widths.indices import chosen, resized
+from topograph.widths.weights import VOCABULARY
 
 Request = WidenLayer | NarrowLayer
 Edits = dict[int, tuple[Dim, int]]
@@ -42,7 +43,8 @@ def wanted(draft: Draft, mutation: Request) -> Edits | Refusal:
     allowed = frozenset(id(atom) for atom, reason in why.items() if reason is None)
     if not allowed:
         reason = next((r for a, r in why.items() if r and a.size > 1), "it has one entry")
-        fix = 'give outputs="change" to let it' if reason == IN_OUTPUT else "choose another layer"
+        soft = reason in (IN_OUTPUT, VOCABULARY)
+        fix = 'give outputs="change" to let it' if soft else "choose another layer"
         return Refusal(node=name, reason=f"its width of {dim.size} is fixed: {reason}", fix=fix)
     wider = isinstance(mutation, WidenLayer)
     sizes = _sizes(mutation)
@@ -102,6 +104,8 @@ def _sizes(mutation: Request) -> Mapping[str, int]:
 
 def _lock(draft: Draft, mutation: Request, atom: Dim) -> str | None:
     """Return why a space cannot change in a request."""
+    if atom.lock == VOCABULARY and mutation.outputs == "change":
+        return None if isinstance(mutation, WidenLayer) else f"{VOCABULARY}, whose ids would shift"
     if atom.lock is not None:
         return atom.lock
     if id(atom) not in draft.widths.names:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from topograph.errors import DriftError
 from topograph.rewrite.draft import Draft, Resize
 from topograph.rewrite.numbers import numbers_after, read_at, written_at
+from topograph.rewrite.owners import update_owners
 from topograph.spec import Resized
 from topograph.tracing.sizes import SIZES
 from topograph.widths.dims import leaves
@@ -32,6 +33,7 @@ def resize(draft: Draft) -> Moves:
     indices = Indices({key: edit.index for key, edit in draft.resizes.items()})
     moved = _tensors(draft, indices)
     _attributes(draft, draft.widths.flow, indices)
+    update_owners(draft, indices)
     _graph(draft, draft.widths.flow, indices)
     return moved
 
@@ -251,7 +253,9 @@ def _follows_batch(flow: Flow, number: fx.Node) -> bool:
 
 def _cut_anew(draft: Draft, node: fx.Node, sizes: list[int], parts: list[Any]) -> None:
     """Write a chunk or an even split with the sizes that its parts have now."""
-    if sizes == [part.size for part in parts]:
+    chunks = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
+    even = "chunk" in str(node.target) and sizes == sizes[:1] * len(sizes)
+    if sizes == [part.size for part in parts] or (even and chunks == len(sizes)):
         return
     dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     node.op, node.target = "call_function", torch.split

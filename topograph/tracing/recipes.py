@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 
@@ -69,11 +70,12 @@ def _layer_key(module: nn.Module | None) -> Hashable | None:
     if module is None or not type(module).__module__.startswith("torch.nn.modules."):
         return None
     hooked = module._forward_hooks or module._forward_pre_hooks
-    if hooked or module._modules or module._buffers:
+    norm = isinstance(module, _BatchNorm)  # moves its own buffers only
+    if hooked or module._modules or (module._buffers and not norm):
         return None
     state = tuple(
         (name, None if p is None else (tuple(p.shape), p.dtype, p.device))
-        for name, p in module._parameters.items()
+        for name, p in (*module._parameters.items(), *module._buffers.items())
     )
     return (type(module), module.extra_repr(), state)
 

@@ -123,7 +123,8 @@ def widths(traced: TracedModel) -> Widths:
     for node, way, dim, _ in flow.written:
         number: Any = node
         for step in way:
-            number = getattr(number, step) if isinstance(step, str) else number[step]
+            whole = isinstance(number, fx.Node | slice)
+            number = getattr(number, step) if whole else number[step]
         if isinstance(number, fx.Node):
             _settle(flow, number, dim)
     return Widths(flow)

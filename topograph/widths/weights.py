@@ -163,6 +163,7 @@ def embedding_layer(flow: Flow, node: fx.Node, module: Any) -> Layout:
     flow.role(module.weight, 1, "makes")
     if module.max_norm is not None:
         flow.meet(node, "other", weight[1])
+    flow.attribute(str(node.target), "num_embeddings", weight[0])
     flow.attribute(str(node.target), "embedding_dim", weight[1])
     index = first(flow, node)
     own = type(module).forward is not nn.Embedding.forward
