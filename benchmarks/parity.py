@@ -284,14 +284,13 @@ def main() -> None:
             gc.collect()
     configuration = (
         f"Random weights, batch 2. Widths: every linear layer and convolution, at most "
-        f"{MOST_LAYERS} a model, and no more begun after {SECONDS[0]:.0f} s; {PLACES} places of "
-        "every other kind. A request counts as through "
-        "when its plan passes all checks, outputs of function-preserving ones among them: within 8 "
-        "units in the last place of the largest output, or within 8 times the rounding error of "
-        "the model itself, measured in double precision. One place of each kind and model is "
-        "carried out, up to "
-        f"{LARGEST // 1_000_000} million parameters, at batch 2 and 3, in eval and in train: outputs, undo, JSON, replay, state "
-        "keys, the model that keeps its class, gradients of what is new."
+        f"{MOST_LAYERS} a model, none begun after {SECONDS[0]:.0f} s; {PLACES} places of every "
+        "other kind. A request is through when its plan passes all checks, the outputs of what "
+        "keeps the function among them: within 8 units in the last place of the largest output, or "
+        "within 8 times the model's own rounding error, from double precision. One place of each "
+        f"kind and model is carried out, up to {LARGEST // 1_000_000} million parameters, at batch "
+        "2 and 3, in eval and in train: outputs, undo, JSON, replay, state keys, the model that "
+        "keeps its class, gradients of what is new."
     )
     body = "\n\n".join(
         (by_kind(rows), "## Refusals", refusals(rows), "## Wrong", faults(rows), details(rows))

@@ -3,6 +3,7 @@
 Compared are the shapes of all tensors, the sizes in layers' attributes, and every number in the
 graph: one that differs between the two models must be known to the spaces, with its new value.
 """
+# ruff: noqa: E501  (a table has one case in a line)
 
 import pytest
 import torch

@@ -3,6 +3,7 @@
 The law says that a space is not too coarse in the wrong place and misses nothing; which spaces are
 free, and how large they are, is compared with what the layer's definition says.
 """
+# ruff: noqa: E501  (a table has one case in a line)
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
 """The same law for rows and sequences: linear layers, attention, recurrence, moves of entries."""
+# ruff: noqa: E501  (a table has one case in a line)
 
 import pytest
 import torch

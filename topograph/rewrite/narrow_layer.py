@@ -9,7 +9,7 @@ from topograph.rewrite.resize import Resize
 from topograph.spec import At, Refusal, places
 from topograph.spec.widths import NarrowLayer
 from topograph.topology import Topology
-from topograph.widths.dims import Dim, leaves
+from topograph.widths.dims import Dim
 from topograph.widths.indices import Index, units_of
 
 
@@ -119,18 +119,15 @@ def magnitude(draft: Draft, dim: Dim) -> Tensor:
 
     Each matrix counts alike, whatever its scale; where none makes the units, all tensors count.
     """
-    flow = draft.widths.flow
-    sums = []
-    for axes_wanted in (True, False):
-        for tensor in draft.widths.tensors.values():
-            for axis, own in enumerate(flow.tensors[id(tensor)]):
-                maker = "makes" in flow.roles_of(tensor, axis) and tensor.ndim > 1
-                if dim not in leaves(own) or (axes_wanted and not maker):
-                    continue
-                if tensor.is_floating_point() and tensor.numel():
-                    sums.append(_by_unit(tensor, axis, own, dim))
-        if sums:
-            break
+    widths = draft.widths
+    places = [(widths.tensors[path], axis) for path, axis in widths.axes[id(dim)]]
+    places = [(t, axis) for t, axis in places if t.is_floating_point() and t.numel()]
+    makers = [
+        (t, axis) for t, axis in places if t.ndim > 1 and "makes" in widths.flow.roles_of(t, axis)
+    ]
+    sums = [
+        _by_unit(t, axis, widths.flow.tensors[id(t)][axis], dim) for t, axis in makers or places
+    ]
     return torch.stack([s / s.mean().clamp(min=1e-30) for s in sums]).sum(0)
 
 

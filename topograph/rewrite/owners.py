@@ -1,5 +1,7 @@
 """Attributes of modules that copy a width: ``num_heads``, ``hidden_dim``."""
 
+import re
+
 from torch import nn
 
 from topograph.rewrite.draft import Draft
@@ -8,6 +10,7 @@ from topograph.widths.dims import found, leaves
 from topograph.widths.indices import Indices
 
 Sizes = dict[int, set[int]]
+HEADS = re.compile(r"^(num_|n_)?(\w+_)?heads?$")
 
 
 def update_owners(draft: Draft, indices: Indices) -> None:
@@ -22,6 +25,8 @@ def update_owners(draft: Draft, indices: Indices) -> None:
             continue
         for name, value in _numbers(module):
             new = sizes.get(value, {value})
+            if HEADS.search(name):  # three heads are not the three of q, k and v
+                new = new - {value} or new
             if len(new) == 1 and value not in new:
                 draft.own(path).__dict__[name] = next(iter(new))
 

@@ -47,7 +47,7 @@ class Progress:
         rule.rewrite(draft, change.mutation, change.name, seed)
         new = draft.resizes.keys() - sized
         touched = [*rule.ends(change.mutation), *draft.created[made:]]
-        touched += sorted((draft.changed - changed) | set(touched_by(draft, new)), key=draft.order)
+        touched += sorted((draft.changed - changed) | touched_by(draft, new), key=draft.order)
         self.edits.append(Edit(nodes=tuple(dict.fromkeys(touched)), spaces=resized(draft, new)))
         self._turn.append(change)
 

@@ -40,39 +40,21 @@ def resize(draft: Draft) -> Moves:
 
 def resized(draft: Draft, keys: Set[int]) -> tuple[Resized, ...]:
     """Return what becomes of some of the spaces that a draft resizes."""
-    if not keys:
-        return ()
-    flow = draft.widths.flow
+    widths = draft.widths
     return tuple(
         Resized(
-            space=name,
-            before=dim.size,
-            after=draft.resizes[id(dim)].index.size,
-            tensors=tuple(
-                path
-                for path, tensor in draft.widths.tensors.items()
-                if any(dim in leaves(own) for own in flow.tensors[id(tensor)])
-            ),
+            space=widths.names[key],
+            before=widths.dims[widths.names[key]].size,
+            after=draft.resizes[key].index.size,
+            tensors=tuple(dict.fromkeys(path for path, _ in widths.axes[key])),
         )
-        for name, dim in draft.widths.dims.items()
-        if id(dim) in keys
+        for key in sorted(keys, key=lambda key: widths.names[key])
     )
 
 
-def touched_by(draft: Draft, keys: Set[int]) -> list[str]:
+def touched_by(draft: Draft, keys: Set[int]) -> set[str]:
     """Return the nodes whose values, or what they read, run over some spaces."""
-    if not keys:
-        return []
-    flow = draft.widths.flow
-    indices = Indices({key: draft.resizes[key].index for key in keys})
-    return [
-        node.name
-        for node in flow.traced.module.graph.nodes
-        if node.op not in ("output", "placeholder")
-        and any(
-            _touched(flow.layouts.get(near.name), indices) for near in (node, *node.all_input_nodes)
-        )
-    ]
+    return {node for key in keys for node in draft.widths.nodes[key]}
 
 
 def _tensors(draft: Draft, indices: Indices) -> Moves:
@@ -203,7 +185,7 @@ def _attributes(draft: Draft, flow: Flow, indices: Indices) -> None:
 
 def _graph(draft: Draft, flow: Flow, indices: Indices) -> None:
     """Give the graph's constants their new values; mark what has another value now."""
-    draft.changed |= set(touched_by(draft, draft.resizes.keys()))
+    draft.changed |= touched_by(draft, draft.resizes.keys())
     after = numbers_after(flow, indices)
     for node, way, dim, sign in flow.written:
         wanted = sign * indices.size(dim)
@@ -266,9 +248,3 @@ def _cut_anew(draft: Draft, node: fx.Node, sizes: list[int], parts: list[Any]) -
 def _edited(draft: Draft, name: str) -> None:
     draft.changed.add(name)
     draft.edited.add(draft.scopes.get(name, ""))
-
-
-def _touched(layout: Any, indices: Indices) -> bool:
-    if isinstance(layout, tuple | list):
-        return any(_touched(part, indices) for part in layout)
-    return layout is not None and indices.of(layout) is not None

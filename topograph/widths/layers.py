@@ -113,12 +113,9 @@ SPATIAL_HOMES = {"torch.nn.modules.pooling", "torch.nn.modules.upsampling"}
 def layer(flow: Flow, node: fx.Node) -> Layout:
     """Return the dimensions of the value that a module's call makes, or why they are fixed."""
     module = flow.modules[str(node.target)]
-    if any(
-        parametrize.is_parametrized(part)
-        or hasattr(part, "weight_v")
-        or hasattr(part, "weight_orig")
-        for part in module.modules()
-    ):
+    if flow.is_opaque(node):
+        return "stays whole in the graph, so what it does with its widths is not known"
+    if any(map(_is_computed, module.modules())):
         return "is parametrized: its weight is computed from others"
     for classes, rule in BY_CLASS:
         if isinstance(module, classes):
@@ -134,9 +131,14 @@ def layer(flow: Flow, node: fx.Node) -> Layout:
             return images.padding_layer(flow, node, module)
     if "norm" in name:
         return norms.custom_norm(flow, node, module)
-    if flow.is_opaque(node):
-        return "stays whole in the graph, so what it does with its widths is not known"
     return None
+
+
+def _is_computed(module: nn.Module) -> bool:
+    """Return whether a layer computes its weight from other tensors before each call."""
+    return parametrize.is_parametrized(module) or any(
+        hasattr(module, name) for name in ("weight_v", "weight_orig")
+    )
 
 
 CALLS: dict[str, Rule] = {**weights.CALLS, **norms.CALLS, **images.RULES}

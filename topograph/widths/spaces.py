@@ -11,7 +11,7 @@ from topograph.tracing import TracedModel
 from topograph.widths.arguments import measures
 from topograph.widths.arithmetic import RULES as ARITHMETIC
 from topograph.widths.dims import Dim, leaves, lock
-from topograph.widths.flow import Flow, Role, follow
+from topograph.widths.flow import Flow, Layout, Role, follow
 from topograph.widths.indexing import RULES as INDEXING
 from topograph.widths.joining import RULES as JOINING
 from topograph.widths.layers import CALLS, layer
@@ -84,37 +84,60 @@ class Widths:
                 places.setdefault(id(leaf), []).append((meeting.node.name, meeting.kind))
         return places
 
+    @cached_property
+    def axes(self) -> dict[int, list[tuple[str, int]]]:
+        """For each space, by identity, the path and axis of the tensors that run over it."""
+        places: dict[int, list[tuple[str, int]]] = {}
+        for path, tensor in self.tensors.items():
+            for axis, own in enumerate(self.flow.tensors[id(tensor)]):
+                for leaf in dict.fromkeys(leaves(own)):
+                    places.setdefault(id(leaf), []).append((path, axis))
+        return places
+
+    @cached_property
+    def nodes(self) -> dict[int, list[str]]:
+        """For each space, by identity, the nodes that read or make a value that runs over it."""
+        places: dict[int, list[str]] = {}
+        own: dict[str, set[int]] = {}
+        for node in self.flow.traced.module.graph.nodes:
+            own[node.name] = _spaces_of(self.flow.layouts.get(node.name))
+            if node.op not in ("output", "placeholder"):
+                for key in own[node.name].union(*(own[n.name] for n in node.all_input_nodes)):
+                    places.setdefault(key, []).append(node.name)
+        return places
+
     def both(self, dim: Dim) -> list[str]:
         """Return the tensors with an axis over a space that both makes and reads its units."""
         return [
             path
-            for path, tensor in self.tensors.items()
-            for axis, own in enumerate(self.flow.tensors[id(tensor)])
-            if {"makes", "reads"} <= self.flow.roles_of(tensor, axis) and dim in leaves(own)
+            for path, axis in self.axes[id(dim)]
+            if {"makes", "reads"} <= self.flow.roles_of(self.tensors[path], axis)
         ]
 
     def listed(self) -> tuple[Space, ...]:
         """Return the spaces as records, in the order of the parameters."""
-        members: dict[int, list[Member]] = {}
-        for path, tensor in self.tensors.items():
-            for axis, dim in enumerate(self.flow.tensors[id(tensor)]):
-                roles = self.flow.roles_of(tensor, axis)
-                ranked: tuple[Role, ...] = ("reads", "makes", "scales")
-                role = next(role for role in ranked if role in roles)
-                for leaf in dict.fromkeys(leaves(dim)):
-                    member = Member(path=path, axis=axis, role=role)
-                    members.setdefault(id(leaf), []).append(member)
         return tuple(
             Space(
                 name=name,
                 size=dim.size,
-                members=tuple(members[id(dim)]),
+                members=tuple(self._member(*place) for place in self.axes[id(dim)]),
                 output=id(dim) in self.outputs,
                 mixed=tuple(dict.fromkeys(node for node, _ in self.mixed.get(id(dim), ()))),
                 lock=dim.lock,
             )
             for name, dim in self.dims.items()
         )
+
+    def _member(self, path: str, axis: int) -> Member:
+        roles = self.flow.roles_of(self.tensors[path], axis)
+        ranked: tuple[Role, ...] = ("reads", "makes", "scales")
+        return Member(path=path, axis=axis, role=next(role for role in ranked if role in roles))
+
+
+def _spaces_of(layout: Layout) -> set[int]:
+    if isinstance(layout, Dim):
+        return {id(leaf) for leaf in leaves(layout)}
+    return set().union(*map(_spaces_of, layout)) if layout else set()
 
 
 def widths(traced: TracedModel) -> Widths:

@@ -94,6 +94,8 @@ def linear_layer(flow: Flow, node: fx.Node, module: Any) -> Layout:
     if w is not None and made is not None:
         flow.attribute(str(node.target), "in_features", w[1])
         flow.attribute(str(node.target), "out_features", w[0])
+        if type(module).forward is not nn.Linear.forward:  # it may scale by its weight's length
+            flow.meet(node, "other", w[1])
     return made
 
 
