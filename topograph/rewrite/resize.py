@@ -97,6 +97,18 @@ def carried(tensor: Tensor, places: tuple[Index | None, ...], *, shared: bool = 
             made = made.masked_fill(along((place.old == NEW).to(made.device), axis, made.ndim), 0)
             if shared and made.is_floating_point():
                 made = made * along(place.share.to(made), axis, made.ndim)
+    return _laid_out(made, tensor)
+
+
+def _laid_out(made: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor in the memory format of another, channels last or not."""
+    for rank, form in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if (
+            like.ndim == rank
+            and not like.is_contiguous()
+            and like.is_contiguous(memory_format=form)
+        ):
+            return made.contiguous(memory_format=form)
     return made
 
 
@@ -108,7 +120,7 @@ def _moved(
     for axis, place in enumerate(places):
         if place is not None:
             made = made.index_select(axis, place.old.clamp(min=0).to(made.device))
-    made = made.clone()
+    made = _laid_out(made.clone(), tensor)
     seed = min(edit.seed for edit in how)
     generator = torch.Generator().manual_seed(seed ^ (hash_of(path) & 0x7FFFFFFF))
     reads = []
