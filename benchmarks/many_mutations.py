@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,6 +38,7 @@ class Net(nn.Module):
         self.head = nn.Linear(32, 8)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the scores of each class."""
         h = self.stem(x)
         h = h + self.down(self.act(self.up(self.norm(h))))
         return self.head(h)
@@ -97,7 +99,7 @@ def measure(count: int, run: Path | None) -> list[tuple[float, float, float, flo
             journal.commit(revision)
         marks.append(time.perf_counter())
         traced = revision.after
-        times.append([1000 * (b - a) for a, b in zip(marks, marks[1:], strict=False)])
+        times.append([1000 * (b - a) for a, b in pairwise(marks)])
         if done % EVERY == 0:
             middle = [statistics.median(column) for column in zip(*times, strict=True)]
             rows.append((*middle, resident(), len(traced.topology.applied)))

@@ -36,6 +36,16 @@ def test_inspect_diff_finds_the_widened_layers_and_the_dropout():
     assert (found["conv"], found["head"]) == ("resized", "changed")
 
 
+def test_change_widths_keeps_the_function_where_it_says_so(capsys):
+    moved = run("change_widths")
+    assert moved["widen"] < 1e-6
+    assert moved["undo"] == 0
+    assert moved["narrow"] > 1e-3
+    printed = capsys.readouterr().out
+    assert "heads: 4 -> 2" in printed
+    assert "space 0.fc1: 128 -> 192 units in 3 tensors" in printed
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("policies/*.json")), ids=lambda p: p.stem)
 def test_policies_are_valid_and_name_their_schema(path):
     assert Policy.load(path).candidates

@@ -82,6 +82,7 @@ def wanted(draft: Draft, mutation: Request) -> Edits | Refusal:
     return edits
 
 
+LAST = ("linear", "embedding", "multiheadattention", "lstm", "gru", "rnn")  # units come last
 EASY = ("inner", "other")  # what not even copies of all units leave as it is
 HARD = (*EASY, "norm", "mean")
 IN_OUTPUT = "it is a size of the model's output"
@@ -118,14 +119,15 @@ def _lock(draft: Draft, mutation: Request, atom: Dim) -> str | None:
 def _width(draft: Draft, name: str) -> Dim | Refusal:
     """Return the dimension of a node's units."""
     node = draft.base.topology.by_name[name]
-    graph_node = draft.widths.flow.nodes[name]
-    dims = draft.widths.flow.dims(graph_node)
-    if dims is None or not dims or node.kind in ("input", "output", "parameter"):
+    dims = draft.widths.flow.layouts.get(name)
+    if isinstance(dims, list) and node.op in LAST:  # the value, then states or weights
+        dims = dims[0]
+    if not isinstance(dims, tuple) or not dims or node.kind in ("input", "output", "parameter"):
         return Refusal(
             node=name, reason=f"it is {node.kind} {node.op}, no layer with a width",
             fix="choose a linear layer or a convolution",
         )  # fmt: skip
-    if node.op == "linear":
+    if node.op in LAST:
         return dims[-1]
     if node.op.startswith("conv") and len(dims) > 1:
         return dims[1]

@@ -207,7 +207,7 @@ def _graph(draft: Draft, flow: Flow, indices: Indices) -> None:
                 continue
             if _follows_batch(flow, given):
                 wanted = _left_open(draft.nodes[node.name], way, given)
-        elif given == wanted:
+        elif indices.of(dim) is None or given == wanted:
             continue
         written_at(draft.nodes[node.name], way, wanted)
         _edited(draft, node.name)
