@@ -16,6 +16,7 @@ long: $(INSTALLED)
 
 zoo: .venv/.zoo
 	$(BIN)/python -m benchmarks.zoo_sweep
+	$(BIN)/python -m benchmarks.parity
 
 check: .venv/.checked
 	$(BIN)/ruff format --check .
