@@ -39,7 +39,6 @@ SECONDS = (5.0, 7.5, 10.0)  # of a model's processor time, after which no more i
 LARGEST = 30_000_000  # parameters of models on which plans are also carried out
 WIDTHS = ("widen x 2", "widen + 25 %", "narrow / 2")
 OTHERS = tuple(kind for kind in KINDS if not kind.endswith(("widen_layer", "narrow_layer")))
-HEAVY = (*WIDTHS, *OTHERS)
 CHANGES = re.compile(r"max \|Δy\| = (\S+)$")
 Row = dict[str, Any]
 
@@ -176,9 +175,8 @@ def details(rows: list[Row]) -> str:
         if "untraced" in row:
             lines.append((row["name"], row["family"], "not traced", *[""] * 10))
             continue
-        one = [row]
         numbers = [
-            sum(count(one, what, verdict) for what in kinds)
+            sum(count([row], what, verdict) for what in kinds)
             for kinds in (WIDTHS, OTHERS)
             for verdict in ("through", "refused", "wrong")
         ]
@@ -205,7 +203,7 @@ def details(rows: list[Row]) -> str:
 def by_kind(rows: list[Row]) -> str:
     """Return the table of kinds over all models."""
     lines = []
-    for what in HEAVY:
+    for what in (*WIDTHS, *OTHERS):
         through, refused, wrong = (count(rows, what, v) for v in ("through", "refused", "wrong"))
         asked_ = through + refused + wrong
         tried = [row["broken"][what] for row in rows if what in row.get("broken", ())]
@@ -279,7 +277,7 @@ def main() -> None:
             rows.append(examine(specimen))
             journal.write(f"{json.dumps(rows[-1])}\n")
             journal.flush()
-            through, wrong = count(rows[-1:], "all", "through"), count(rows[-1:], "all", "wrong")
+            through, wrong = (count(rows[-1:], "all", verdict) for verdict in ("through", "wrong"))
             print(f"{specimen.name:45} {through} through, {wrong} wrong", flush=True)
             gc.collect()
     configuration = (
@@ -295,8 +293,7 @@ def main() -> None:
     body = "\n\n".join(
         (by_kind(rows), "## Refusals", refusals(rows), "## Wrong", faults(rows), details(rows))
     )
-    title = "Every mutation on public models"
-    report(__file__, title, configuration, body, not options.no_write)
+    report(__file__, "Every mutation on public models", configuration, body, not options.no_write)
 
 
 if __name__ == "__main__":

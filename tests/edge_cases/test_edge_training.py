@@ -239,3 +239,22 @@ def test_a_failed_resize_changes_nothing():
     with pytest.raises(tg.DriftError, match="the plan no longer fits: linear_0: keep names 3"):
         tg.apply(traced, edited)
     assert_same(before, snapshot(traced))
+
+
+class Unfolded(nn.Module):
+    """A view that needs the copy before it."""
+
+    def forward(self, x):
+        return x.transpose(1, 2).contiguous().view(x.shape[0], 30)
+
+
+def test_a_graph_that_does_not_run_fails_its_check():
+    traced = tg.trace(nn.Sequential(nn.Linear(6, 6), Unfolded()), (drawn(2, 5, 6),))
+    before = snapshot(traced)
+    plan = tg.plan(traced, [tg.RemoveLayer(where=tg.after(op="contiguous"))])
+    (failed,) = [check for check in plan.checks if not check.passed]
+    assert failed.name == "output in eval"
+    assert failed.found.startswith("it does not run: view size is not compatible")
+    with pytest.raises(tg.RefusedError, match="failed its check of output in eval"):
+        tg.apply(traced, plan)
+    assert_same(before, snapshot(traced))

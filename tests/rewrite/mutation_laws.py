@@ -211,8 +211,8 @@ def gradients(revision: tg.Revision, call: Call) -> list[str]:
             if parameter.grad.abs().max() > 0:
                 reached.add(path)
             for axis, new in resized.get(path, ()):
-                learns = parameter.grad.movedim(axis, 0).reshape(len(new), -1).abs().amax(1) > least
-                if not new.any() or learns[new].any() or not learns[~new].all():
+                sizes = parameter.grad.movedim(axis, 0).reshape(len(new), -1).abs().amax(1)
+                if not new.any() or sizes[new].any() or not (sizes[~new] > least).all():
                     units.add((path, axis))
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -52,7 +52,9 @@ def _tied(traced: TracedModel) -> list[frozenset[str]]:
 
 
 def _outputs(before: TracedModel, after: TracedModel, keeps: bool) -> Check:
-    first, second = answers(before.module, before.inputs), answers(after.module, after.inputs)
+    first, second = answers(before.module, before.inputs), _tried(after, training=False)
+    if isinstance(second, str):
+        return Check(name="output in eval", passed=False, found=second)
     finite = all(torch.isfinite(t).all() for t in second)
     wide = [(list(a.shape), list(b.shape)) for a, b in zip(first, second, strict=True)]
     other = next(((a, b) for a, b in wide if a != b), None)
@@ -62,15 +64,34 @@ def _outputs(before: TracedModel, after: TracedModel, keeps: bool) -> Check:
     change = max_difference(first, second)
     passed = finite and (not keeps or change <= noise(first))
     if finite and not passed:
-        passed = change <= rounding(before.module, before.inputs)
+        passed = change <= _rounding(before)
     said = "" if keeps else ", as asked: the function changes"
     return Check(name="output in eval", passed=passed, found=f"max |Δy| = {change:.3g}{said}")
+
+
+def _rounding(before: TracedModel) -> float:
+    """Return what rounding may change; 0 where a model with casts in it cannot run in double."""
+    try:
+        return rounding(before.module, before.inputs)
+    except RuntimeError:
+        return 0.0
+
+
+def _tried(after: TracedModel, *, training: bool) -> list[torch.Tensor] | str:
+    """Return the outputs of a changed model, or why it does not run."""
+    try:
+        return answers(after.module, after.inputs, training=training)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"it does not run: {said}"
 
 
 def _outputs_in_train(before: TracedModel, after: TracedModel) -> Check:
     """Say how much the output in train differs with the same seed; dropout draws anew."""
     first = answers(before.module, before.inputs, training=True)
-    second = answers(after.module, after.inputs, training=True)
+    second = _tried(after, training=True)
+    if isinstance(second, str):
+        return Check(name="output in train", passed=False, found=second)
     if any(a.shape != b.shape for a, b in zip(first, second, strict=True)):
         return Check(name="output in train", passed=True, found="its shape changes, as asked")
     change = max_difference(first, second)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from topograph.errors import DriftError
 from topograph.tracing import TracedModel
+from topograph.tracing.guard import guard
 from topograph.tracing.hosting import copy_path, twin
 from topograph.tracing.module import STATE
 from topograph.widths.indices import Index
@@ -51,6 +52,7 @@ class Draft:
     def __init__(self, base: TracedModel) -> None:
         self.base = base
         self.graph: fx.Graph = copy.deepcopy(base.module.graph)
+        guard(self.graph, base.module)
         self.tree = twin(base.model) if base.model is not None else shell(base.module)
         self.scope = ""
         self.scopes = {node.name: node.scope for node in base.topology.nodes}
