@@ -82,7 +82,7 @@ def verdicts(traced: TracedModel, mutations: Sequence[AnyMutation]) -> tuple[Ver
 
 
 def _verdict(traced: TracedModel, mutation: AnyMutation) -> Verdict:
-    applied = digest(mutation) in traced.topology.applied
+    applied = traced.topology.contains(digest(mutation))
     try:
         singles = rule_for(mutation).resolve(mutation, traced.topology)
         outcomes = candidates(traced, [mutation])

@@ -196,8 +196,7 @@ def _same_base(traced: TracedModel, plan: Plan) -> None:
                 f"the plan failed its check of {check.name} ({check.found}); nothing was changed"
             )
     fingerprint = traced.topology.fingerprint
-    again = {digest(c.mutation) for c in plan.changes} & set(traced.topology.applied)
-    if again:
+    if any(traced.topology.contains(digest(change.mutation)) for change in plan.changes):
         raise DriftError("the plan is already applied to this model; make a new one")
     if plan.base_sha256 != fingerprint:
         raise DriftError(

@@ -17,7 +17,7 @@ def checks(before: TracedModel, after: TracedModel, changes: Sequence[Change]) -
         _shapes(after),
         _ties(before, after, changes),
         _outputs(before, after, keeps),
-        *([_outputs_in_train(before, after)] if keeps else []),
+        _outputs_in_train(before, after),
         Check(name="class", passed=True, found=_class(after)),
     )
 

@@ -40,6 +40,8 @@ def check(draft: Draft, mutation: Disconnect) -> Refusal | None:
             return Refusal(node=name, reason="the same plan removes it", fix="plan them apart")
     if not draft.nodes[node.name].users:
         return Refusal(node=node.name, reason="nothing reads it", fix="leave it out")
+    if node.shape is None:
+        return Refusal(node=node.name, reason="it makes no tensor", fix="choose a sum of values")
     if node.op in JOINED:
         return _narrower(topology, node, edge.source)
     if len(node.inputs) == 1:

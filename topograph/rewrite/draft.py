@@ -94,7 +94,9 @@ class Draft:
         return f"{stem}_{number}"
 
     def _is_taken(self, name: str) -> bool:
-        return name in self._parts or name in self.nodes or f"{name}_sum" in self.nodes
+        if name in self._parts or name in self.nodes:
+            return True
+        return any(node.startswith(f"{name}_") for node in self.nodes)
 
     @cached_property
     def _parts(self) -> frozenset[str]:
@@ -190,7 +192,8 @@ class Draft:
     def scope_of(self, *names: str) -> str:
         """Return the innermost module whose forward sees all of some nodes and was called once."""
         parts = [self.scopes.get(name, "").split(".") for name in names]
-        shared = [p[0] for p in zip(*parts, strict=False) if len(set(p)) == 1]
+        alike = [len(set(level)) == 1 for level in zip(*parts, strict=False)]
+        shared = parts[0][: alike.index(False) if False in alike else len(alike)] if parts else []
         path = ".".join(shared)
         while path and path not in self.base.frames:
             path = path.rpartition(".")[0]

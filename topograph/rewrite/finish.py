@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from topograph.errors import DriftError
@@ -33,6 +33,7 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
     assert base.values is not None
     draft.graph.lint()
     network = build(draft.graph, draft.tree, base.topology.name, base.module.calling)
+    _forget_lost_names(draft, network)
     stays = draft.nodes.keys() - draft.changed
     kept = {name: value for name, value in base.values.by_node.items() if name in stays}
     values = replace(base.values, by_node=kept)
@@ -57,18 +58,27 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
         frames=frames,
         hosts=_alone(network.graph, draft, frames, base.hosts | scopes),
     )
-    if not draft.in_place and not draft.resizes:
-        return after
     if draft.resizes:  # its own forward may do, with the sizes in attributes
         after = replace(after, hosts=_alone(network.graph, draft, frames, base.hosts))
     homes = base.hosts | draft.edited | {change.scope for change in changes}
     return _kept_runs(after, _alone(network.graph, draft, frames, homes))
 
 
+def _forget_lost_names(draft: Draft, network: nn.Module) -> None:
+    """Mark nodes whose records name a parameter that has lost this name: a tied one."""
+    paths = {path for path, _ in network.named_parameters()}
+    for node in draft.base.topology.nodes:
+        if node.name in draft.nodes and not paths.issuperset(node.parameters):
+            draft.changed.add(node.name)
+
+
 def _applied(before: tuple[str, ...], changes: Sequence[Change]) -> tuple[str, ...]:
     """Return the requests that a topology contains; what may be reversed is read off it instead."""
-    lasting = [change for change in changes if not isinstance(change.mutation, REVERSIBLE)]
-    new = [name for c in lasting for name in (c.requested, digest(c.mutation))]
+    new = []
+    for change in changes:
+        if not isinstance(change.mutation, REVERSIBLE):
+            made = f":{change.path}" if change.path else ""
+            new += [f"{change.requested}{made}", f"{digest(change.mutation)}{made}"]
     return tuple(dict.fromkeys([*before, *new]))
 
 

@@ -1,8 +1,8 @@
 """Nodes that go: the one that is asked for, and those that an edit leaves without a reader."""
 
-from torch import fx
+from torch import fx, nn
 
-from topograph.rewrite.draft import Draft
+from topograph.rewrite.draft import Draft, submodule
 from topograph.tracing.describe import uses
 
 PURE = ("size", "getitem", "getattr", "parameter")
@@ -95,6 +95,28 @@ def _drop(draft: Draft, node: fx.Node) -> list[fx.Node]:
     del draft.nodes[node.name]
     draft.graph.erase_node(node)
     target = str(node.target)
+    owner, _, last = target.rpartition(".")
     if node.op == "call_module" and not is_called(draft, target):
         draft.remove_module(target)
+        _prune(draft, owner)
+    elif node.op == "get_attr" and not is_called(draft, target):
+        holder = submodule(draft.tree, owner)
+        if (
+            owner
+            and holder is not None
+            and type(holder) is nn.Module
+            and last in holder._parameters
+        ):
+            del draft.own(owner)._parameters[last]
+            _prune(draft, owner)
     return read
+
+
+def _prune(draft: Draft, path: str) -> None:
+    """Remove containers that an insertion has made and that hold nothing any more."""
+    holder = submodule(draft.tree, path) if path else None
+    if holder is None or type(holder) not in (nn.Module, nn.ModuleDict):
+        return
+    if not (holder._modules or holder._parameters or holder._buffers):
+        draft.remove_module(path)
+        _prune(draft, path.rpartition(".")[0])

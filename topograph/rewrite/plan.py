@@ -78,7 +78,7 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
     refusals: list[Refusal] = []
     for mutation in mutations:
         asked, rule = digest(mutation), rule_for(mutation)
-        if asked in traced.topology.applied:
+        if traced.topology.contains(asked):
             known.append(asked)
             continue
         draft = progress.ready(mutation)

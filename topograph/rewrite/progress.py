@@ -55,10 +55,8 @@ class Progress:
         """Return the model with everything that was carried out."""
         if not self._turn:
             return self.draft.base
-        if not self.draft.resizes:
-            return finish(self.draft, self._turn)
         try:
-            moved = resize(self.draft)
+            moved = resize(self.draft) if self.draft.resizes else {}
             after = finish(self.draft, self._turn)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise _unfit(self._turn, error) from error
@@ -78,14 +76,14 @@ def pinned(draft: Draft, mutation: AnyMutation) -> AnyMutation:
 
 
 def _unfit(changes: list[Change], error: Exception) -> RefusedError:
-    """Return the refusal of resizes after which the graph does not run."""
+    """Return the refusal of changes after which the graph does not run."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     refusal = Refusal(
-        node=changes[0].mutation.where.node,  # type: ignore[union-attr]
-        reason=f"with the other width the graph does not run: {said}",
-        fix="choose another layer; nothing was changed",
+        node=rule_for(changes[0].mutation).ends(changes[0].mutation)[0],
+        reason=f"with it the graph does not run: {said}",
+        fix="choose another place; nothing was changed",
     )
-    return RefusedError("the resize was refused:", (refusal,))
+    return RefusedError("the plan was refused:", (refusal,))
 
 
 def _behind(

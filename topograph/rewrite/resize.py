@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from topograph.errors import DriftError
 from topograph.rewrite.draft import Draft, Resize
+from topograph.rewrite.norms import STARTS, correct_norms, start_of_new
 from topograph.rewrite.numbers import numbers_after, read_at, written_at
 from topograph.rewrite.owners import update_owners
 from topograph.spec import Resized
@@ -33,6 +34,7 @@ def resize(draft: Draft) -> Moves:
     indices = Indices({key: edit.index for key, edit in draft.resizes.items()})
     moved = _tensors(draft, indices)
     _attributes(draft, draft.widths.flow, indices)
+    correct_norms(draft)
     update_owners(draft, indices)
     _graph(draft, draft.widths.flow, indices)
     return moved
@@ -124,19 +126,22 @@ def _moved(
     seed = min(edit.seed for edit in how)
     generator = torch.Generator().manual_seed(seed ^ (hash_of(path) & 0x7FFFFFFF))
     reads = []
+    still = next((edit.how for edit in how if edit.how in STARTS), None)
     for axis, place in enumerate(places):
         if place is None:
             continue
         roles = flow.roles_of(tensor, axis)
         new = (place.old == NEW).to(made.device)
         if new.any():
-            if "reads" in roles:
+            if "reads" in roles and not (still and "makes" in roles):
                 reads.append((axis, new))
+            elif still and made.is_floating_point() and not _norms_own(flow, path):
+                start_of_new(made, tensor, axis, along(new, axis, made.ndim), still)
             else:
                 _start(made, tensor, axis, new, roles, generator)
         if "reads" in roles and made.is_floating_point():
             made *= along(place.share.to(made), axis, made.ndim)
-    random = any(edit.how == "random" for edit in how)
+    random = any(edit.how in ("random", "silent") for edit in how)
     for axis, new in reads:
         if random:
             _start(made, tensor, axis, new, {"makes"}, generator)
@@ -145,6 +150,12 @@ def _moved(
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(made, tensor.requires_grad)
     return made
+
+
+def _norms_own(flow: Flow, path: str) -> bool:
+    """Return whether a tensor is the scale of a norm, or its shift."""
+    owner = path.rpartition(".")[0]
+    return any(m.kind == "norm" and str(m.node.target) == owner for m in flow.meetings)
 
 
 def _start(

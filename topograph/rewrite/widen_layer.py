@@ -2,13 +2,18 @@
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-from topograph.rewrite.draft import Draft
+from topograph.errors import TopographError
+from topograph.rewrite.answers import answers, max_difference, noise, rounding
+from topograph.rewrite.draft import Draft, Resize
+from topograph.rewrite.norms import STARTS, norms_over
 from topograph.rewrite.request import Edits, wanted, width
-from topograph.rewrite.resize import Resize
+from topograph.rewrite.resize import resize
 from topograph.spec import At, Refusal, places
 from topograph.spec.widths import WidenLayer
 from topograph.topology import Topology
+from topograph.tracing.module import build
 from topograph.widths.dims import leaves
 from topograph.widths.flow import Meeting
 from topograph.widths.indices import NEW, Index, Indices
@@ -29,29 +34,64 @@ def resolve(mutation: WidenLayer, topology: Topology) -> tuple[WidenLayer, ...]:
 def check(draft: Draft, mutation: WidenLayer) -> Refusal | None:
     """Return why the layer cannot be widened, if it cannot."""
     edits = wanted(draft, mutation)
-    if isinstance(edits, Refusal) or mutation.how == "random":
-        return edits if isinstance(edits, Refusal) else None
-    assert isinstance(mutation.where, At)
+    if isinstance(edits, Refusal):
+        return edits
+    if mutation.how == "random":
+        return None
     how = _how(draft, mutation, edits)
+    return _refusal(draft, mutation, edits, how)
+
+
+def _refusal(draft: Draft, mutation: WidenLayer, edits: Edits, how: str) -> Refusal | None:
+    """Return why new units that start in a certain way would change the function."""
+    assert isinstance(mutation.where, At)
+    node, names = mutation.where.node, _names(draft, edits)
+    if how in STARTS:
+        if keeps_function(draft, edits, how):
+            return None
+        changes = f"units of {names} that start {how} change the function"
+        return Refusal(node=node, reason=changes, fix='give how="auto"')
     indices = Indices({key: _index(dim.size, size, how, 0) for key, (dim, size) in edits.items()})
     for mixer in draft.widths.flow.meetings:
         index = indices.of(mixer.dim)
         reason = _changes(mixer, index, how) if index is not None else None
         if reason is not None:
             return Refusal(
-                node=mutation.where.node,
-                reason=f"{mixer.node.name} mixes all units of {_names(draft, edits)}, {reason}",
+                node=node,
+                reason=f"{mixer.node.name} mixes all units of {names}, {reason}",
                 fix='widen it by a whole factor, or give how="random" to change the function',
             )
     both = [path for dim, _ in edits.values() for path in draft.widths.both(dim)]
     if both and how == "duplicate":
         return Refusal(
-            node=mutation.where.node,
-            reason=f"{both[0]} both makes and reads units of {_names(draft, edits)}, so that "
-            "copies cannot share its weights",
+            node=node,
+            reason=f"{both[0]} both makes and reads units of {names}, so that copies cannot share "
+            "its weights",
             fix="untie it first" if mutation.how == "auto" else 'give how="zero"',
         )
     return None
+
+
+def keeps_function(draft: Draft, edits: Edits, how: str) -> bool:
+    """Return whether the output stays when new units start in a certain way; tries it."""
+    base = draft.base
+    fake = any(isinstance(value, FakeTensor) for value in base.inputs.values())
+    if fake or len(edits) != 1 or any(norms_over(draft.widths, key) is None for key in edits):
+        return False
+    trial = Draft(base)
+    trial.widths = draft.widths
+    _note(trial, edits, how, seed=0)
+    try:
+        resize(trial)
+        network = build(trial.graph, trial.tree, base.topology.name, base.module.calling)
+        second = answers(network, base.inputs)
+    except (TopographError, RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    first = answers(base.module, base.inputs)
+    if any(a.shape != b.shape for a, b in zip(first, second, strict=True)):
+        return False
+    change = max_difference(first, second)
+    return change <= noise(first) or change <= rounding(base.module, base.inputs)
 
 
 def pin(draft: Draft, mutation: WidenLayer) -> WidenLayer:
@@ -82,20 +122,26 @@ def rewrite(draft: Draft, mutation: WidenLayer, name: None, seed: int) -> None:
     """Note the new sizes; all of a plan's are carried out together."""
     edits = wanted(draft, mutation)
     assert not isinstance(edits, Refusal)
-    how = _how(draft, mutation, edits)
+    _note(draft, edits, _how(draft, mutation, edits), seed)
+
+
+def _note(draft: Draft, edits: Edits, how: str, seed: int) -> None:
     for key, (dim, size) in edits.items():
         draft.resizes[key] = Resize(_index(dim.size, size, how, seed), how, seed)
 
 
 def _how(draft: Draft, mutation: WidenLayer, edits: Edits) -> str:
-    """Return how new units start: as copies where something mixes all units.
+    """Return how new units start: the first way that keeps the function.
 
-    And where all that reads them is frozen: with weights of 0 they would never learn.
+    Where all that reads them is frozen they are copies: behind weights of 0 they never learn.
     """
     if mutation.how != "auto":
         return mutation.how
     mixed = any(draft.widths.mixed.get(key) for key in edits)
-    return "duplicate" if mixed or _readers_are_frozen(draft, edits) else "zero"
+    usual = "duplicate" if mixed or _readers_are_frozen(draft, edits) else "zero"
+    if _refusal(draft, mutation, edits, usual) is None:
+        return usual
+    return next((how for how in STARTS if keeps_function(draft, edits, how)), usual)
 
 
 def _readers_are_frozen(draft: Draft, edits: Edits) -> bool:

@@ -183,8 +183,8 @@ def scorable(
 
 
 def _unapplied(traced: TracedModel, found: Iterable[Any]) -> list[Any]:
-    applied = traced.topology.applied
-    return [p for p in found if isinstance(p, Refusal) or digest(p) not in applied]
+    known = traced.topology.contains
+    return [p for p in found if isinstance(p, Refusal) or not known(digest(p))]
 
 
 def _score(traced: TracedModel, mutation: InsertLayer | AddBranch, found: Derivative) -> Score:

@@ -20,15 +20,17 @@ class WidenLayer(Record):
     ``zero``: new units start as torch starts them, and whatever reads them does so with weight 0.
     ``duplicate`` (Net2Wider): new units are copies, and the weights that read a unit are split
     among its :math:`c` copies, :math:`\sum_{i=1}^{c} a_i = 1`, so that
-    :math:`\sum_i a_i w\, x = w x`. Where a norm or a mean mixes all units only whole multiples of
-    the old width keep the function; their copies are taken once each. ``random``: new units are
-    read with weights as torch starts them; the function changes.
+    :math:`\sum_i a_i w\, x = w x`; where a norm or a mean mixes all units, whole multiples of the
+    old width only. ``silent`` and ``mean`` (LEMON): new units stay at 0, or at the mean of the
+    others, and the scale and epsilon of RMSNorm, or LayerNorm, take that into account, so that
+    any width will do. ``random``: new units are read with weights as torch starts them; the
+    function changes.
 
     Args:
         where: The layers: linear layers, convolutions, or values behind them.
         to: Units of the layer's output afterwards; rounded up to whole heads, groups and blocks.
-        how: How new units start; ``auto`` is ``zero`` where that keeps the function, else
-            ``duplicate``.
+        how: How new units start; ``auto`` is the first of ``zero``, ``duplicate``, ``silent`` and
+            ``mean`` that keeps the function.
         space: Name of the space to change where the width is made of several, such as heads times
             head size; by default the outermost that divides.
         sizes: The size of each changed space by its name; plans write it down.
@@ -43,13 +45,13 @@ class WidenLayer(Record):
         'auto'
 
     References:
-        Chen, Goodfellow, Shlens, Net2Net, arXiv:1511.05641.
+        Chen, Goodfellow, Shlens, Net2Net, arXiv:1511.05641; Wang et al., LEMON, arXiv:2310.07999.
     """
 
     kind: Literal["widen_layer"] = "widen_layer"
     where: Selector
     to: Width
-    how: Literal["auto", "zero", "duplicate", "random"] = "auto"
+    how: Literal["auto", "zero", "duplicate", "silent", "mean", "random"] = "auto"
     space: SpaceName | None = None
     sizes: dict[SpaceName, Width] | None = None
     outputs: Literal["keep", "change"] = "keep"

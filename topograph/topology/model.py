@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from topograph.topology.canonical import Record, sha256
 
+APPLIED = r"^[0-9a-f]{16}(:[A-Za-z0-9_.-]{1,1024})?$"
 Dimension = int | str  # a size, or a multiple of the batch: "N", "16N"; "?" where it is neither
 Axis = Literal["batch", "channel", "tokens", "space", "unknown"]
 Kind = Literal["input", "module", "function", "method", "parameter", "output"]
@@ -155,7 +156,8 @@ class Topology(Record):
         name: The model's class.
         nodes: In an order in which every value is made before it is read.
         parameters: Every parameter and buffer of the state.
-        applied: Digests of the mutations applied so far; not part of the fingerprint.
+        applied: Digests of the mutations applied so far, each with the path of what it made; not
+            part of the fingerprint.
         format: Version of the document's format.
 
     Raises:
@@ -177,7 +179,7 @@ class Topology(Record):
     name: str
     nodes: tuple[Node, ...] = ()
     parameters: tuple[Parameter, ...] = ()
-    applied: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()
+    applied: tuple[Annotated[str, Field(pattern=APPLIED)], ...] = ()
 
     @model_validator(mode="after")
     def _is_a_graph(self) -> Self:
@@ -236,6 +238,23 @@ class Topology(Record):
     def fingerprint(self) -> str:
         """SHA-256 of the structure: nodes and parameters, without name and history."""
         return sha256(self.model_dump(mode="json", include={"format", "nodes", "parameters"}))
+
+    def contains(self, digest: str) -> bool:
+        """Return whether a mutation was applied and what it made, if anything, is still there."""
+        entries = [entry.partition(":") for entry in self.applied]
+        return any(
+            known == digest and (not path or path in self._paths) for known, _, path in entries
+        )
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        """Every module path that a node's target or a parameter lies in."""
+        parts = [p.split(".") for p in (*(n.target for n in self.nodes), *self._tensors)]
+        return frozenset(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
+
+    @property
+    def _tensors(self) -> tuple[str, ...]:
+        return tuple(parameter.path for parameter in self.parameters)
 
     @property
     def parameter_count(self) -> int:

@@ -90,6 +90,7 @@ def group_norm(flow: Flow, node: fx.Node, module: Any) -> Layout:
         own = held(flow, module, name)
         if own is not None:
             join(flow, node, own[0], x[1])
+            flow.role(getattr(module, name), 0, "scales" if name == "weight" else "makes")
     flow.attribute(str(node.target), "num_channels", x[1])
     return x
 
