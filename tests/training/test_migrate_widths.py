@@ -112,3 +112,55 @@ def test_several_turns_in_one_plan_move_moments_once():
     new = optimizer.state[revision.after.module.get_parameter("0.weight")]["exp_avg"]
     assert torch.equal(new[:3], old[[0, 2, 5]])
     assert new[3:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("to", [4, 9])
+def test_an_optimizer_goes_back_with_the_model(to):
+    model, optimizer = trained(OPTIMIZERS["adamw"])
+    old = {p: optimizer.state[p]["exp_avg"].clone() for p in model.parameters()}
+    kind = tg.WidenLayer if to > 6 else tg.NarrowLayer
+    revision = resized(model, kind(where=tg.named("0"), to=to))
+    tg.migrate(revision, optimizer=optimizer)
+    moved = tg.migrate(revision, optimizer=optimizer, undone=True)
+    assert (moved.added, moved.dropped) == ((), ())
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert [id(p) for p in held] == [id(p) for p in model.parameters()]
+    back = tg.recompile(tg.undo(revision))
+    for parameter, moments in old.items():
+        now = optimizer.state[parameter]["exp_avg"]
+        kept = now == moments
+        assert kept.all() if to > 6 else (kept | (now == 0)).all()
+    step(back, optimizer)
+
+
+def test_a_copy_of_a_tied_parameter_that_is_resized_in_the_same_plan():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+    model[4].weight = model[2].weight
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(X).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    old = optimizer.state[model[2].weight]["exp_avg"].clone()
+    traced = tg.trace(model, (X,))
+    asked = [
+        tg.Untie(where=tg.named("4")),
+        tg.NarrowLayer(where=tg.named("4"), to=2, by="keep", keep=(1, 4), outputs="change"),
+    ]
+    revision = tg.apply(traced, tg.plan(traced, asked))
+    tg.migrate(revision, optimizer=optimizer)
+    narrow = tg.recompile(revision.after)
+    assert torch.equal(optimizer.state[narrow[4].weight]["exp_avg"], old[[1, 4]])
+    assert torch.equal(optimizer.state[narrow[2].weight]["exp_avg"], old)
+    narrow(X).square().mean().backward()
+    optimizer.step()
+
+
+def test_a_resized_model_and_its_optimizer_can_be_saved(tmp_path):
+    model, optimizer = trained(OPTIMIZERS["adamw"])
+    revision = resized(model, tg.WidenLayer(where=tg.named("0"), to=8))
+    tg.migrate(revision, optimizer=optimizer)
+    grown = tg.recompile(revision.after)
+    torch.save((grown, optimizer), tmp_path / "both.pt")
+    again, _ = torch.load(tmp_path / "both.pt", weights_only=False)
+    assert torch.equal(again.eval()(X), grown.eval()(X))

@@ -21,6 +21,11 @@ def compared(
     runs = [revision_of(side)[0].is_dir() for side in (before, after)]
     if all(runs):
         first, second = topology_of_run(before), topology_of_run(after)
+        if first.fingerprint != second.fingerprint and align:
+            raise SpecError(
+                f"--align: {before} and {after} have different topologies, whose units cannot be "
+                "matched; leave it out to see what is different"
+            )
         if first.fingerprint != second.fingerprint:
             return first, second
     if not align:

@@ -190,6 +190,12 @@ def undo(revision: Revision) -> TracedModel:
 
 
 def _same_base(traced: TracedModel, plan: Plan) -> None:
+    for value, kind in ((traced, TracedModel), (plan, Plan)):
+        if not isinstance(value, kind):
+            raise DriftError(
+                f"apply takes a TracedModel and a Plan, got {type(value).__name__} for the "
+                f"{kind.__name__}; call tg.trace and tg.plan"
+            )
     for check in plan.checks:
         if not check.passed:
             raise RefusedError(

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import ref
 
 from torch import Tensor, fx, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from topograph.errors import DriftError
 from topograph.tracing import TracedModel
@@ -16,6 +17,8 @@ from topograph.tracing.hosting import copy_path, twin
 from topograph.tracing.module import STATE
 from topograph.widths.indices import Index
 from topograph.widths.spaces import Widths, widths
+
+REPLACED = WeakTensorKeyDictionary()  # beside the parameters, which are pickled with models
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Draft:
         old = module._parameters[last]
         module._parameters[last] = parameter
         if old is not None:
-            parameter.__dict__["replaces"] = ref(old)
+            REPLACED[parameter] = ref(old)
         for name, held in list(module.__dict__.items()):  # recurrent layers list theirs once more
             if isinstance(held, list) and any(_means(item, old) for item in held):
                 module.__dict__[name] = [_like(i, parameter) if _means(i, old) else i for i in held]
@@ -202,7 +205,7 @@ class Draft:
 
 def replaced(parameter: nn.Parameter) -> nn.Parameter | None:
     """Return the parameter in whose place another was put, while it lives."""
-    place = parameter.__dict__.get("replaces")
+    place = REPLACED.get(parameter)
     return place() if place is not None else None
 
 

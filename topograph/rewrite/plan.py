@@ -8,7 +8,7 @@ from topograph.rewrite.draft import Draft
 from topograph.rewrite.progress import Progress, pinned
 from topograph.rewrite.table import rule_for
 from topograph.spec import AnyMutation, Change, Effects, Plan, Refusal, digest
-from topograph.topology import Topology, diff
+from topograph.topology import Record, Topology, diff
 from topograph.tracing import TracedModel
 
 
@@ -40,7 +40,7 @@ def candidates(
     """
     draft = Draft(_with_values(traced))
     found: list[AnyMutation | Refusal] = []
-    for mutation in mutations:
+    for mutation in _requests(mutations):
         rule = rule_for(mutation)
         for single in rule.resolve(mutation, traced.topology):
             found.append(rule.check(draft, single) or single)
@@ -76,7 +76,7 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
     known: list[str] = []  # requests that are so already
     changes: list[Change] = []
     refusals: list[Refusal] = []
-    for mutation in mutations:
+    for mutation in _requests(mutations):
         asked, rule = digest(mutation), rule_for(mutation)
         if traced.topology.contains(asked):
             known.append(asked)
@@ -113,7 +113,19 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
     )
 
 
+def _requests(mutations: Sequence[AnyMutation] | AnyMutation) -> tuple[AnyMutation, ...]:
+    """Return a list of mutations; one alone is one, too."""
+    several = (mutations,) if isinstance(mutations, Record) else tuple(mutations)
+    for mutation in several:
+        rule_for(mutation)
+    return several
+
+
 def _with_values(traced: TracedModel) -> TracedModel:
+    if not isinstance(traced, TracedModel):
+        raise SelectorError(
+            f"expected a TracedModel, got {type(traced).__name__}; call tg.trace on the model first"
+        )
     if traced.values is None:
         raise SelectorError(
             "the model was traced without example inputs, so no shapes are known; "

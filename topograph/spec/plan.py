@@ -141,8 +141,8 @@ class Plan(Record):
                 "",
                 _effect("parameters", e.parameters_before, e.parameters_after),
                 _effect("FLOPs a sample", e.flops_before, e.flops_after),
-                f"optimizer: {e.kept} parameters keep their moments, {e.resized} follow with new "
-                f"entries at 0, {e.added} join, {e.dropped} leave",
+                f"optimizer: {_count(e.kept, 'parameter')} with moments as before, {e.resized} "
+                f"with moments that follow the units, {e.added} new, {e.dropped} gone",
                 "",
             ]
         else:

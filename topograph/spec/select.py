@@ -100,7 +100,9 @@ def _single(selector: Single, topology: Topology) -> tuple[Place, ...]:
     match selector:
         case At(node=name):
             node = topology.by_name.get(name)
-            if node is None or node.kind == "output":
+            if node is not None and node.kind == "output":
+                raise SelectorError(f"{name!r} is the model's output, no layer; name what it reads")
+            if node is None:
                 raise _miss(f"no node is called {name!r}", name, topology.by_name)
             return (selector,)
         case Named(pattern=pattern):
@@ -109,8 +111,13 @@ def _single(selector: Single, topology: Topology) -> tuple[Place, ...]:
                 for node in nodes
                 if fnmatchcase(node.name, pattern) or fnmatchcase(node.target, pattern)
             ]
+            inside = [n.target for n in nodes if n.target.startswith(f"{pattern}.")]
+            if not found and inside:
+                raise SelectorError(
+                    f"{pattern!r} is a submodule, no layer; name what is in it with {pattern}.*"
+                )
             if not found:
-                names = [name for node in topology.nodes for name in (node.name, node.target)]
+                names = [name for node in nodes for name in (node.name, node.target)]
                 raise _miss(f"no node's name or module path matches {pattern!r}", pattern, names)
         case After(op=op):
             found = _with_operation(op, nodes, "no node has the operation", topology.nodes)

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from topograph.errors import MigrationError
 from topograph.rewrite import Revision
 from topograph.rewrite.draft import replaced
-from topograph.rewrite.resize import carried
 from topograph.rewrite.untie import origins
 from topograph.spec import Untie
 from topograph.topology import Topology
 from topograph.training.average import grown_average
-from topograph.widths.indices import Index
-
-Places = tuple[Index | None, ...]
+from topograph.training.state import check_state, resized_state
 
 CARRIED_WHOLE = (torch.optim.LBFGS,)  # one state for all parameters together
 MATRICES_ONLY = (torch.optim.Muon,)
@@ -61,6 +58,7 @@ def migrate(
     scheduler: Any = None,
     ema: AveragedModel | None = None,
     scaler: Any = None,
+    undone: bool = False,
 ) -> Migration:
     """Carry an optimizer, its scheduler and a weight average over a revision, in place.
 
@@ -77,6 +75,8 @@ def migrate(
         scheduler: Any of ``torch.optim.lr_scheduler`` on this optimizer.
         ema: An average of the model; it gets the new structure and keeps the averages.
         scaler: The ``GradScaler``, after ``update``.
+        undone: Carry them back to the model before, after `undo`: what a narrowing removed comes
+            back with moments of 0.
 
     Returns:
         Which parameters were kept, added and dropped.
@@ -95,6 +95,12 @@ def migrate(
     References:
         https://docs.pytorch.org/docs/stable/optim.html
     """
+    if not isinstance(revision, Revision):
+        raise MigrationError(
+            f"migrate takes a Revision, got {type(revision).__name__}; pass what apply returned"
+        )
+    if undone:
+        revision = _backwards(revision)
     before = dict(revision.before.module.named_parameters())
     after = dict(revision.after.module.named_parameters())
     sources = _sources(revision)
@@ -121,6 +127,20 @@ def migrate(
     return Migration(kept, added, dropped)
 
 
+def _backwards(revision: Revision) -> Revision:
+    """Return the revision that leads back."""
+    sizes = {path: p.shape for path, p in revision.before.module.named_parameters()}
+    moved = {
+        path: tuple(
+            place and place.backwards(size) for place, size in zip(places, sizes[path], strict=True)
+        )
+        for path, places in revision.moved.items()
+        if path in sizes
+    }
+    plan = revision.plan.model_copy(update={"changes": ()})
+    return Revision(revision.after, revision.before, plan, moved)
+
+
 def _sources(revision: Revision) -> dict[str, str]:
     """Return, for each parameter afterwards that is not new, its path before: its own, usually.
 
@@ -133,6 +153,9 @@ def _sources(revision: Revision) -> dict[str, str]:
         for path, parameter in module.named_parameters(remove_duplicate=False)
     }
     after = [path for path, _ in revision.after.module.named_parameters()]
+    for path, parameter in revision.after.module.named_parameters():
+        if id(parameter) in first:  # the same one, perhaps at another path
+            shared[path] = first[id(parameter)]
     for change in revision.plan.changes:
         if isinstance(change.mutation, Untie):
             copied = origins(revision.before.topology, change, after)
@@ -184,9 +207,12 @@ def _move(
         state = optimizer.state.get(held[source])
         if state is not None:
             follows = copy.deepcopy(state) if heirs[id(held[source])] else state
-            if source in revision.moved:
-                _check_state(name, path, held[source], state)
-                follows = _resized(follows, held[source], revision.moved[source])
+            places = revision.moved.get(path)
+            if places is None and after[path].shape != held[source].shape:
+                places = revision.moved.get(source)
+            if places is not None:
+                check_state(name, path, held[source], state)
+                follows = resized_state(follows, held[source], places)
             states[path] = follows
         heirs[id(held[source])].append(path)
     groups = []
@@ -210,34 +236,6 @@ def _group_for(parameter: nn.Parameter, groups: list[list[nn.Parameter]]) -> int
     alike = [sum((other.ndim > 1) == matrix for other in group) for group in groups]
     sizes = [len(group) for group in groups]
     return max(range(len(groups)), key=lambda index: (alike[index], sizes[index]))
-
-
-def _resized(state: Mapping[str, Any], old: Tensor, places: Places) -> dict[str, Any]:
-    """Return a state with its entries where those of its parameter are; new ones are 0."""
-    made = {}
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.ndim == old.ndim and value.ndim:
-            own = zip(places, value.shape, old.shape, strict=True)
-            value = carried(value, tuple(p if size == all_ else None for p, size, all_ in own))
-        made[key] = value
-    return made
-
-
-def _check_state(name: str, path: str, old: Tensor, state: Mapping[str, Any]) -> None:
-    for key, value in state.items():
-        fits = not isinstance(value, Tensor) or value.numel() == 1 or _lies_along(value, old)
-        if not fits or isinstance(value, list | tuple | dict):
-            kind = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise MigrationError(
-                f"{name} keeps {key!r} of {kind} for {path} {list(old.shape)}; only tensors of the "
-                "parameter's shape, its sums and scalars can be carried to another size"
-            )
-
-
-def _lies_along(value: Tensor, old: Tensor) -> bool:
-    """Return whether each axis of a state is the parameter's, or has been summed over."""
-    pairs = zip(value.shape, old.shape, strict=False)
-    return value.ndim == old.ndim and all(size in (1, whole) for size, whole in pairs)
 
 
 def _check_new(

@@ -43,6 +43,10 @@ def recompile(traced: TracedModel, *, backend: Backend = "eager") -> nn.Module:
     References:
         https://docs.pytorch.org/docs/stable/generated/torch.compile.html
     """
+    if not isinstance(traced, TracedModel):
+        raise SpecError(
+            f"recompile takes a TracedModel, got {type(traced).__name__}; pass revision.after"
+        )
     if backend not in BACKENDS:
         raise SpecError(f"no backend is called {backend!r}; there are {', '.join(BACKENDS)}")
     if backend == "inductor" and not _has_compiler(traced):

@@ -166,6 +166,10 @@ def follow(traced: TracedModel, rules: Mapping[str, Rule], layer: Rule) -> Flow:
     Raises:
         SelectorError: There are no example inputs, so that no sizes are known.
     """
+    if not isinstance(traced, TracedModel):
+        raise SelectorError(
+            f"expected a TracedModel, got {type(traced).__name__}; call tg.trace on the model first"
+        )
     if traced.values is None:
         raise SelectorError(
             "the model was traced without example inputs, so no sizes are known; "

@@ -33,6 +33,14 @@ class Index:
         """Return the index of a tensor whose entries are copied whole."""
         return Index(self.old, torch.ones_like(self.share))
 
+    def backwards(self, size: int) -> "Index":
+        """Return the index that leads back to so many entries, each from its first copy."""
+        old = torch.full((size,), NEW)
+        positions = torch.arange(self.size).flip(0)
+        source = self.old.flip(0)
+        old[source[source != NEW]] = positions[source != NEW]
+        return Index(old, torch.ones(size, dtype=torch.float64))
+
     def behind(self, earlier: "Index") -> "Index":
         """Return the index of two edits, one after the other."""
         source = self.old.clamp(min=0)
