@@ -37,7 +37,7 @@ class Odd(nn.Module):
 
 
 CASES = [
-    ("odd", insert(tg.at("output")), "no node is called 'output'"),
+    ("odd", insert(tg.at("output")), "'output' is the model's output, no layer"),
     ("odd", insert(tg.at("weight")), "weight: a block follows a value that flows; this is parameter"),
     ("odd", insert(tg.at("tanh")), "tanh: a block follows a value that flows; .* choose a module"),
     ("odd", insert(tg.at("argmax")), "argmax: its value is int64, not floating point; choose another"),

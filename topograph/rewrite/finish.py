@@ -43,7 +43,7 @@ def finish(draft: Draft, changes: Sequence[Change]) -> TracedModel:
         names = [*draft.created, *draft.changed]
     values = replace(values, by_node=kept | extend_values(network, values, names))
     _shapes_kept(draft, values)
-    known = _applied(base.topology.applied, changes)
+    known = _applied(base.topology.applied, changes, network)
     topology = describe_change(network, values, base.topology, draft.changed, known, draft.scopes)
     moved = {name: node.name for name, node in draft.values.items()}
     frames = {path: frame.renamed(moved) for path, frame in base.frames.items()}
@@ -72,12 +72,15 @@ def _forget_lost_names(draft: Draft, network: nn.Module) -> None:
             draft.changed.add(node.name)
 
 
-def _applied(before: tuple[str, ...], changes: Sequence[Change]) -> tuple[str, ...]:
+def _applied(
+    before: tuple[str, ...], changes: Sequence[Change], network: nn.Module
+) -> tuple[str, ...]:
     """Return the requests that a topology contains; what may be reversed is read off it instead."""
     new = []
+    modules = {path for path, _ in network.named_modules(remove_duplicate=False)}
     for change in changes:
         if not isinstance(change.mutation, REVERSIBLE):
-            made = f":{change.path}" if change.path else ""
+            made = f":{change.path}" if change.path in modules else ""
             new += [f"{change.requested}{made}", f"{digest(change.mutation)}{made}"]
     return tuple(dict.fromkeys([*before, *new]))
 
