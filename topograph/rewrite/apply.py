@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from topograph.errors import DriftError, NonFiniteError, RefusedError, ShapeError
 from topograph.rewrite.blocks import set_start
 from topograph.rewrite.draft import Draft
+from topograph.rewrite.plan import TAKES_AWAY
 from topograph.rewrite.progress import Progress
 from topograph.rewrite.resize import Moves
 from topograph.rewrite.table import rule_for
@@ -202,7 +203,8 @@ def _same_base(traced: TracedModel, plan: Plan) -> None:
                 f"the plan failed its check of {check.name} ({check.found}); nothing was changed"
             )
     fingerprint = traced.topology.fingerprint
-    if any(traced.topology.contains(digest(change.mutation)) for change in plan.changes):
+    lasting = [c.mutation for c in plan.changes if not isinstance(c.mutation, TAKES_AWAY)]
+    if any(traced.topology.contains(digest(mutation)) for mutation in lasting):
         raise DriftError("the plan is already applied to this model; make a new one")
     if plan.base_sha256 != fingerprint:
         raise DriftError(

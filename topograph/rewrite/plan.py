@@ -7,9 +7,21 @@ from topograph.rewrite.checks import checks
 from topograph.rewrite.draft import Draft
 from topograph.rewrite.progress import Progress, pinned
 from topograph.rewrite.table import rule_for
-from topograph.spec import AnyMutation, Change, Effects, Plan, Refusal, digest
+from topograph.spec import (
+    AnyMutation,
+    Change,
+    Disconnect,
+    Effects,
+    Plan,
+    Refusal,
+    RemoveLayer,
+    Rewire,
+    digest,
+)
 from topograph.topology import Record, Topology, diff
 from topograph.tracing import TracedModel
+
+TAKES_AWAY = (Disconnect, RemoveLayer, Rewire)
 
 
 def candidates(
@@ -78,10 +90,10 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
     refusals: list[Refusal] = []
     for mutation in _requests(mutations):
         asked, rule = digest(mutation), rule_for(mutation)
-        if traced.topology.contains(asked):
+        draft = progress.ready(mutation)
+        if traced.topology.contains(asked) and not _is_back(mutation, draft.base.topology):
             known.append(asked)
             continue
-        draft = progress.ready(mutation)
         for single in rule.resolve(mutation, draft.base.topology):
             refusal = rule.check(draft, single)
             if refusal is not None and refusal.satisfied:
@@ -111,6 +123,16 @@ def plan(traced: TracedModel, mutations: Sequence[AnyMutation]) -> Plan:
         refusals=tuple(refusals),
         already_applied=tuple(dict.fromkeys(known)),
     )
+
+
+def _is_back(mutation: AnyMutation, topology: Topology) -> bool:
+    """Return whether what a mutation takes away is there, perhaps again."""
+    if not isinstance(mutation, TAKES_AWAY):
+        return False
+    try:
+        return bool(rule_for(mutation).resolve(mutation, topology))
+    except SelectorError:
+        return False
 
 
 def _requests(mutations: Sequence[AnyMutation] | AnyMutation) -> tuple[AnyMutation, ...]:
