@@ -2,8 +2,6 @@
 
 import os
 
-import setuptools  # noqa: F401  first: it replaces distutils, which inductor loads
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first imported
 
 from hypothesis import settings
