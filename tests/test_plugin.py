@@ -28,7 +28,7 @@ TENSORS = "print('torch' in sys.modules, 'acme_layers.scale_layer' in sys.module
 def release(name: str) -> int:
     """Return the first number of an installed distribution's version; 0 where there is none.
 
-    Not even looked for as a module: setuptools takes that for a run of pip, and exchanges distutils.
+    Not even looked for as a module: setuptools takes that for pip and exchanges distutils.
     """
     try:
         return int(version(name).split(".")[0])
