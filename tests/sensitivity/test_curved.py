@@ -13,7 +13,7 @@ import topograph as tg
 from tests.nets import data, make, measured, places_of
 from tests.rewrite.laws import assert_laws, without_gradient
 from topograph.sensitivity import curved
-from topograph.sensitivity.closed_forms import derivative
+from topograph.sensitivity.closed_forms import outcome
 from topograph.sensitivity.curved import Squares, largest_of_each
 from topograph.sensitivity.products import Product
 from topograph.sensitivity.tape import Probe, sweep
@@ -162,7 +162,7 @@ def test_of_many_outputs_the_best_is_found(positions):
     p, x = rows(positions, 40, 41, seed=positions)
     top = torch.linalg.eigvalsh(dense(p, x))[:, -1]
     change = tg.InsertLayer(where=tg.all(), block=WITHOUT_BIAS)
-    found = derivative(change, Product((p.T, torch.cat([x[:, 1:], x[:, :1]], 1))))
+    found = outcome(change, Product((p.T, torch.cat([x[:, 1:], x[:, :1]], 1)))).derivative
     smaller = torch.linalg.eigvalsh(dense(p, x[:, 1:]))[:, -1]
     assert smaller.max() < top.max()  # the column that is left out counts
     assert found.value == pytest.approx(smaller.max().item(), rel=1e-9)

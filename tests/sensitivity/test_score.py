@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import SHAPES, Named, data, frozen_copy, make, places_of, same
-from topograph.sensitivity.closed_forms import SLOPES, derivative, statistic
+from topograph.sensitivity.closed_forms import SLOPES, outcome, statistic
 from topograph.sensitivity.products import Product
 from topograph.sensitivity.statistics import Convolution, Matrix
 from topograph.sensitivity.tape import Probe, sweep
@@ -58,7 +58,7 @@ def test_no_random_direction_beats_two_matrices(seed, units, activation, wide):
     paired = activation == "relu"
     block = tg.Bottleneck(units=units * (1 + paired), activation=activation)
     change = tg.InsertLayer(where=tg.all(), block=block)
-    best = derivative(change, Product((mean,)))
+    best = outcome(change, Product((mean,))).derivative
     inner = torch.randn(units, shape[1], generator=generator, dtype=torch.float64)
     outer = torch.randn(shape[0], units, generator=generator, dtype=torch.float64)
     if paired:
@@ -77,7 +77,7 @@ def test_no_random_direction_beats_two_convolutions(seed, kernel, spatial):
     generator = torch.Generator().manual_seed(seed)
     mean = torch.randn(3, 4, kernel, kernel, generator=generator, dtype=torch.float64)
     block = tg.ConvBottleneck(units=2, kernel=kernel, spatial=spatial, activation="tanh")
-    best = derivative(tg.InsertLayer(where=tg.all(), block=block), mean)
+    best = outcome(tg.InsertLayer(where=tg.all(), block=block), mean).derivative
 
     def value(inner, bias, outer):
         """Return the second-order term of any start, summed over offsets and units."""
@@ -105,7 +105,7 @@ def test_no_random_direction_beats_one_matrix(seed, bias):
     generator = torch.Generator().manual_seed(seed)
     mean = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     change = tg.InsertLayer(where=tg.all(), block=tg.Linear(bias=bias))
-    best = derivative(change, Product((mean,)))
+    best = outcome(change, Product((mean,))).derivative
     used = mean if bias else mean[:, :-1]
     other = torch.randn(used.shape, generator=generator, dtype=torch.float64)
     assert (other / other.norm() * used).sum().item() <= best.value * (1 + 1e-12)

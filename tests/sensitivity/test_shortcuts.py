@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import topograph as tg
 from tests.nets import SHAPES, data, make, measured, places_of
 from topograph.sensitivity.asked import Asked
-from topograph.sensitivity.closed_forms import derivative
+from topograph.sensitivity.closed_forms import outcome
 from topograph.sensitivity.hearings import means
 from topograph.sensitivity.statistics import Convolution, Matrix
 from topograph.sensitivity.tape import Probe, sweep
@@ -93,7 +93,7 @@ def check(traced, batches, block, fresh):
             mean = direct.product().scaled(1 / count)
         else:
             mean = direct.total / count
-        value = derivative(change, mean).value
+        value = outcome(change, mean).derivative.value
         assert alone.value == pytest.approx(value, rel=1e-9, abs=1e-15), change.where
         assert together[change].value == pytest.approx(value, rel=1e-9, abs=1e-15), change.where
 

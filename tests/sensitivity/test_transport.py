@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import data, make, measured
-from topograph.sensitivity.closed_forms import derivative
+from topograph.sensitivity.closed_forms import outcome
 from topograph.sensitivity.products import Product
 
 with warnings.catch_warnings():
@@ -63,7 +63,7 @@ def test_no_cloud_of_that_distance_does_better(atoms, activation):
     generator = torch.Generator().manual_seed(atoms)
     mean = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     block = tg.Bottleneck(units=atoms, activation=activation)
-    best = derivative(tg.InsertLayer(where=tg.all(), block=block), Product((mean,)))
+    best = outcome(tg.InsertLayer(where=tg.all(), block=block), Product((mean,))).derivative
     slope = {"tanh": 1.0, "silu": 0.5}[activation]
     sigma = np.linalg.svd(mean.numpy(), compute_uv=False)[0]
     step = 0.3
@@ -91,7 +91,7 @@ def test_splitting_the_unit_gains_nothing(copies):
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     block = tg.Bottleneck(units=copies, activation="tanh")
-    best = derivative(tg.InsertLayer(where=tg.all(), block=block), Product((mean,)))
+    best = outcome(tg.InsertLayer(where=tg.all(), block=block), Product((mean,))).derivative
     parts = [best.direction[p] for p in ("reduce.weight", "reduce.bias", "expand.weight")]
     unit = torch.cat([parts[0][0], parts[1], parts[2][:, 0]]).numpy()
     cloud = np.tile(unit / copies**0.5, (copies, 1))

@@ -25,7 +25,7 @@ from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.contexts import Context
 from topograph.sensitivity.leading import Triples, leading_triples
 from topograph.sensitivity.products import Product
-from topograph.sensitivity.rectangular import HALF, Derivative
+from topograph.sensitivity.rectangular import HALF, Derivative, Outcome
 from topograph.sensitivity.scored import node_of
 from topograph.spec import Refusal, SelfAttention
 
@@ -37,25 +37,26 @@ def context(block: SelfAttention) -> Context:
     return Context(block.norm, block.causal, heads, units, beside)
 
 
-def derivative(block: SelfAttention, mean: Tensor, directions: int) -> Derivative:
-    """Return the derivative of a block from the mean over batches of its statistic."""
-    found = _best(block, mean, directions)[1]
+def outcome(block: SelfAttention, mean: Tensor, directions: int) -> Outcome:
+    """Return the derivative of a block from the mean over batches of its statistic, and its start.
+
+    The start of queries and keys puts the best head first; it is empty where it is.
+    """
+    best, found = _best(block, mean, directions)
     each = HALF / math.sqrt(len(found.values))
     direction = {
         "value.weight": each * found.right[:, :-1],
         "value.bias": each * found.right[:, -1],
         "out.weight": each * found.left,
     }
-    return Derivative(found.values.mean().item() / 2, 2, direction)
+    leading = Derivative(found.values.mean().item() / 2, 2, direction)
+    return Outcome(leading, _first(block, mean, best) if best else {})
 
 
-def first_head(block: SelfAttention, mean: Tensor, directions: int) -> dict[str, Tensor]:
-    """Return the start of queries and keys that puts the best head first; empty where it is."""
-    best = _best(block, mean, directions)[0]
-    if best == 0:
-        return {}
+def _first(block: SelfAttention, mean: Tensor, head: int) -> dict[str, Tensor]:
+    """Return queries and keys with a head and the first one swapped."""
     rows = channel_rows(block.heads * block.units, mean[0, :, :-1]).unflatten(0, (block.heads, -1))
-    order = [best, *range(1, best), 0, *range(best + 1, block.heads)]
+    order = [head, *range(1, head), 0, *range(head + 1, block.heads)]
     swapped = rows[order].flatten(0, 1)
     return {"query.weight": swapped, "key.weight": swapped}
 

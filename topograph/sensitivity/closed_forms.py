@@ -25,7 +25,7 @@ Self-attention is bilinear in its values and its output (`attention_form`).
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from topograph.sensitivity.curved import ROOM, Squares, largest_of_each
 from topograph.sensitivity.hearings import Edge
 from topograph.sensitivity.leading import leading_triples
 from topograph.sensitivity.products import Product
-from topograph.sensitivity.rectangular import Derivative, without_constant
+from topograph.sensitivity.rectangular import Derivative, Outcome, without_constant
 from topograph.sensitivity.scored import node_of
 from topograph.sensitivity.shortcuts import Value
 from topograph.sensitivity.splitting import best, largest_of
@@ -63,13 +63,11 @@ class ClosedForm(NamedTuple):
 
     Attributes:
         statistic: A fresh accumulator for what its derivative needs.
-        derivative: From block, mean over batches of that, and number of directions.
-        start: From the same, what new parameters start with at any step.
+        outcome: From block, mean over batches of that, and number of directions.
     """
 
     statistic: Callable[[Any], Edge]
-    derivative: Callable[[Any, Any, int], Derivative]
-    start: Callable[[Any, Any, int], dict[str, Tensor]] = lambda *_: {}
+    outcome: Callable[[Any, Any, int], Outcome]
 
 
 def refusal(mutation: AnyMutation) -> Refusal | None:
@@ -115,22 +113,13 @@ def statistic(mutation: InsertLayer | AddBranch) -> Edge:
     return FORMS[type(mutation.block)].statistic(mutation.block)
 
 
-def derivative(mutation: InsertLayer | AddBranch, mean: Value, directions: int = 1) -> Derivative:
-    """Return the derivative of a candidate from the mean over batches of its statistic."""
+def outcome(mutation: InsertLayer | AddBranch, mean: Value, directions: int = 1) -> Outcome:
+    """Return what follows for a candidate from the mean over batches of its statistic."""
     if isinstance(mutation, AddBranch):
         assert isinstance(mean, Tensor)
         sign = torch.where(mean < 0, -torch.ones_like(mean), torch.ones_like(mean))
-        return Derivative(abs(mean.item()), 1, {"gate": sign})
-    return FORMS[type(mutation.block)].derivative(mutation.block, mean, directions)
-
-
-def start_of(
-    mutation: InsertLayer | AddBranch, mean: Value, directions: int = 1
-) -> dict[str, Tensor]:
-    """Return what a candidate's new parameters start with at any step."""
-    if isinstance(mutation, AddBranch):
-        return {}
-    return FORMS[type(mutation.block)].start(mutation.block, mean, directions)
+        return _along(abs(mean.item()), 1, {"gate": sign})
+    return FORMS[type(mutation.block)].outcome(mutation.block, mean, directions)
 
 
 def unfolded(block: ConvBottleneck, mean: Tensor) -> Product:
@@ -144,17 +133,21 @@ def unfolded(block: ConvBottleneck, mean: Tensor) -> Product:
     return Product((whole,), space=mean.ndim - 2)
 
 
-def _two_matrices(block: Bottleneck, mean: Product, directions: int) -> Derivative:
+def _along(value: float, order: Literal[1, 2], direction: dict[str, Tensor]) -> Outcome:
+    return Outcome(Derivative(value, order, direction), {})
+
+
+def _two_matrices(block: Bottleneck, mean: Product, directions: int) -> Outcome:
     rows, columns, value = _units(block, mean, directions)
     direction = {
         "reduce.weight": rows[:, :-1],
         "reduce.bias": rows[:, -1],
         "expand.weight": columns,
     }
-    return Derivative(value, 2, direction)
+    return _along(value, 2, direction)
 
 
-def _two_convolutions(block: ConvBottleneck, mean: Value, directions: int) -> Derivative:
+def _two_convolutions(block: ConvBottleneck, mean: Value, directions: int) -> Outcome:
     matrix = mean if isinstance(mean, Product) else unfolded(block, mean)
     rows, columns, value = _units(block, matrix, directions)
     inner, outer = ([size] * matrix.space for size in block.kernels)
@@ -163,7 +156,7 @@ def _two_convolutions(block: ConvBottleneck, mean: Value, directions: int) -> De
         "reduce.bias": rows[:, -1],
         "expand.weight": columns.unflatten(0, (-1, *outer)).movedim(-1, 1),
     }
-    return Derivative(value, 2, direction)
+    return _along(value, 2, direction)
 
 
 def has_one_pair(mutation: AnyMutation, directions: int) -> bool:
@@ -193,7 +186,7 @@ def _units(
     return rows, columns, SLOPES[block.activation] * found.values.mean().item() / 2
 
 
-def _one_matrix(block: Linear, mean: Value, _: int) -> Derivative:
+def _one_matrix(block: Linear, mean: Value, _: int) -> Outcome:
     if block.activation == "z_tanh_z":
         return _one_output(block, mean)
     assert isinstance(mean, Product)
@@ -205,10 +198,10 @@ def _one_matrix(block: Linear, mean: Value, _: int) -> Derivative:
     if block.bias:
         direction["linear.bias"] = unit[:, -1]
     slope = SLOPES[block.activation] if block.activation else 1.0
-    return Derivative(slope * length.item(), 1, direction)
+    return _along(slope * length.item(), 1, direction)
 
 
-def _one_output(block: Linear, mean: Value) -> Derivative:
+def _one_output(block: Linear, mean: Value) -> Outcome:
     if not block.bias:
         mean = without_constant(mean) if isinstance(mean, Product) else mean[:, :-1, :-1]
     leading = best(largest_of_each(mean, STEPS).values, LEADING)
@@ -219,7 +212,7 @@ def _one_output(block: Linear, mean: Value) -> Derivative:
     direction = {"linear.weight": unit[:, : len(unit)]}
     if block.bias:
         direction["linear.bias"] = unit[:, -1]
-    return Derivative(values[top].item(), 2, direction)  # half of the curvature, which is 2
+    return _along(values[top].item(), 2, direction)  # half of the curvature, which is 2
 
 
 FORMS: dict[type, ClosedForm] = {
@@ -232,7 +225,5 @@ FORMS: dict[type, ClosedForm] = {
         lambda block: Squares() if block.activation == "z_tanh_z" else Matrix(norm=False),
         _one_matrix,
     ),
-    SelfAttention: ClosedForm(
-        attention_form.context, attention_form.derivative, attention_form.first_head
-    ),
+    SelfAttention: ClosedForm(attention_form.context, attention_form.outcome),
 }

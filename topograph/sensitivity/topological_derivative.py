@@ -22,11 +22,10 @@ from topograph.rewrite.add_adapter import insertion
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
 from topograph.sensitivity.closed_forms import (
-    derivative,
     has_one_pair,
+    outcome,
     refusal,
     refusal_at,
-    start_of,
     statistic,
     unfolded,
 )
@@ -107,7 +106,7 @@ def _form(asked: Asked, nodes: Mapping[str, fx.Node], mutation: AnyMutation) -> 
         case AddBranch(path=None, projection="linear"):
             return projected(traced, mutation)
         case AddBranch(path=None):
-            return Form(between(*mutation.pair, Inner()), partial(_alone, mutation, 1))
+            return Form(between(*mutation.pair, Inner()), partial(outcome, mutation))
         case AddBranch():
             return _path(mutation, asked.directions)
         case WidenLayer():
@@ -121,11 +120,7 @@ def _form(asked: Asked, nodes: Mapping[str, fx.Node], mutation: AnyMutation) -> 
             lift=lambda value: unfolded(block, lift(value)),  # type: ignore[arg-type]
             name=(*heard.name, block.spatial),
         )
-    return Form(heard, partial(_alone, mutation, asked.directions))
-
-
-def _alone(mutation: InsertLayer | AddBranch, directions: int, mean: Value) -> Outcome:
-    return Outcome(derivative(mutation, mean, directions), start_of(mutation, mean, directions))
+    return Form(heard, partial(outcome, mutation, directions=asked.directions))
 
 
 def _path(mutation: AddBranch, directions: int) -> Form:
@@ -137,12 +132,11 @@ def _path(mutation: AddBranch, directions: int) -> Form:
     def derive(mean: Value) -> Outcome:
         gate = mutation.gate or 1.0
         scaled = mean.scaled(gate) if isinstance(mean, Product) else gate * mean
-        found = derivative(alone, scaled, directions)
+        found, start, _ = outcome(alone, scaled, directions)
         parts = {f"path.{path}": part for path, part in found.direction.items()}
         if mutation.gate == 0:
             return behind_gate({path: found.value * part for path, part in parts.items()})
-        begin = start_of(alone, scaled, directions)
-        begin = {f"path.{path}": part for path, part in begin.items()}
+        begin = {f"path.{path}": part for path, part in start.items()}
         return Outcome(found._replace(direction=parts), begin)
 
     return Form(between(source, target, statistic(alone)), derive)
