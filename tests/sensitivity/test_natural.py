@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import NETS, data, make, places_of
-from tests.virtual_maps import losses, regression
+from tests.virtual_maps import losses, losses_each, regression
 from topograph.rewrite.blocks import ACTIVATIONS
 from topograph.sensitivity import mean_loss, natural
 from topograph.sensitivity.factored import probe_of
 from topograph.sensitivity.newton import Step
 from topograph.sensitivity.tape import sweep
-from topograph.sensitivity.virtual import DEVIATION, answered, heard
+from topograph.sensitivity.virtual import DEVIATION, answered, arrived, seen
 
 BLOCKS = {
     "bottleneck": tg.Bottleneck(units=3, activation="tanh"),
@@ -44,9 +44,9 @@ def test_a_start_at_step_0_keeps_the_function_and_then_follows_the_parabola(net,
     )
     before = mean_loss(traced, batches, F.cross_entropy)
     assert found
-    for score in found:
+    steps = losses_each(traced, found, batches, (0, 1e-7, -1e-7), F.cross_entropy)
+    for score, (at_0, up, down) in steps:
         assert score.order == 0
-        at_0, up, down = losses(traced, score, batches, (0, 1e-7, -1e-7), F.cross_entropy)
         assert at_0 == before
         slope = (down - up) / 2e-7
         assert slope == pytest.approx(slope_of(traced, score, batches), rel=1e-3, abs=1e-7)
@@ -59,8 +59,8 @@ def slope_of(traced, score, batches):
     step, slopes = step_of(score), []
 
     def listen(state, adjoint):
-        seen, arrived = heard(score.mutation, step, state, adjoint)
-        slopes.append((answered(score.mutation)(seen) * arrived).sum().item())
+        made = answered(score.mutation)(seen(score.mutation, step, state))
+        slopes.append((made * arrived(score.mutation, step, adjoint)).sum().item())
 
     sweep(traced, batches, F.cross_entropy, [probe_of(score.mutation, listen)])
     return sum(slopes) / len(batches)

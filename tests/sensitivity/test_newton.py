@@ -159,6 +159,11 @@ def test_a_covariance_takes_all_rows_or_an_unbiased_part():
     exact.add(with_one(vectors(few)))
     ones = torch.cat([few.flatten(0, 1), torch.ones(8, 1)], 1)
     assert torch.allclose(exact.total, ones.T @ ones)
+    for columns in (128, 129, 300):  # in blocks
+        broad = torch.randn(40, columns, dtype=torch.float64)
+        blocks = Covariance()
+        blocks.add(vectors(broad))
+        assert torch.allclose(blocks.total, broad.T @ broad, rtol=1e-12)
     part = Covariance()
     for _ in range(400):
         part.add(vectors(many))

@@ -14,7 +14,7 @@ from topograph.growth import Grower
 from topograph.growth.growing import Batches
 from topograph.growth.within import go_on, regrow, release, state_within
 from topograph.rewrite import Revision
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Policy
 from topograph.store import read_tree, write_tree
 from topograph.store.database import NAME

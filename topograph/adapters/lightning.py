@@ -11,7 +11,7 @@ from topograph.adapters.modules import few
 from topograph.errors import MigrationError, SpecError
 from topograph.growth import Grower
 from topograph.growth.within import Regrown, go_on, paused, regrow, release, state_within
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Policy
 from topograph.tracing import TracedModel, trace
 from topograph.training.held import held_by

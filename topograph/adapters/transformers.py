@@ -13,7 +13,7 @@ from topograph.adapters.modules import GROWTH, bare, become, few, plain_optimize
 from topograph.errors import SpecError
 from topograph.growth import Grower
 from topograph.growth.within import Regrown, go_on, paused, regrow, release, state_within
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Policy
 from topograph.store import read_tree, write_tree
 from topograph.tracing import TracedModel, trace

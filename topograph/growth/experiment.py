@@ -14,7 +14,7 @@ from topograph.errors import SpecError
 from topograph.growth.fleet import APART
 from topograph.growth.grower import Grower
 from topograph.rewrite import Revision
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Policy
 from topograph.training.parallel import How
 

@@ -16,7 +16,7 @@ from topograph.growth.growing import Batches, Growing
 from topograph.growth.pressing import check_pressure, press
 from topograph.growth.resume import resume
 from topograph.rewrite import Revision
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Decision, Growth, Policy
 from topograph.store import Run
 from topograph.tracing import TracedModel, trace

@@ -25,7 +25,7 @@ from topograph.growth.triggers import (
     watched,
 )
 from topograph.rewrite import Revision
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Decision, Growth, Policy
 from topograph.spec.history import Outcome
 from topograph.store import Run

@@ -13,7 +13,7 @@ from topograph.growth.halving import Raced, hold, pick
 from topograph.growth.propose import finite
 from topograph.growth.runners import Track
 from topograph.sensitivity import Score, mean_loss
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss
 from topograph.spec import Budget, Fixed, LineSearch, Race, Zero
 from topograph.tracing import TracedModel
 from topograph.training.ranks import Ranks

@@ -12,8 +12,7 @@ from torch import nn
 from topograph.growth.course import Gear
 from topograph.rewrite import Revision
 from topograph.sensitivity import mean_loss
-from topograph.sensitivity.batches import arguments
-from topograph.sensitivity.tape import Loss
+from topograph.sensitivity.batches import Loss, arguments
 from topograph.tracing import TracedModel
 from topograph.training import migrate
 from topograph.training.gradients import LEFT, restore_gradients

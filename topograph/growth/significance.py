@@ -12,9 +12,8 @@ from torch import nn
 from topograph.errors import ShapeError, SpecError
 from topograph.rewrite import Revision, set_step
 from topograph.sensitivity import Score
-from topograph.sensitivity.batches import arguments
+from topograph.sensitivity.batches import Loss, arguments
 from topograph.sensitivity.scored import REFERENCE_STEP
-from topograph.sensitivity.tape import Loss
 from topograph.spec import digest
 from topograph.spec.scorers import DIRECTED
 from topograph.tracing import TracedModel

@@ -1,6 +1,6 @@
-"""Probe batches: how their inputs reach a model, and which one it was that does not."""
+"""Probe batches: how their inputs reach a model, which one does not, and their mean loss."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from topograph.errors import ShapeError
+from topograph.sensitivity.over_ranks import Reduce, batch_count
 from topograph.tracing import TracedModel
+from topograph.tracing.preserve import preserved, set_mode
 from topograph.tracing.short import is_short
 
+Loss = Callable[[Any, Any], Tensor]
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -61,3 +64,36 @@ def through(batch: int, what: str) -> Iterator[None]:
             f"probe batch {batch} does not go through {what} ({type(error).__name__}: {said}); "
             "check its shapes, dtypes and device"
         ) from error
+
+
+def mean_loss(
+    traced: TracedModel,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Loss,
+    reduce: Reduce | None = None,
+) -> float:
+    """Return the mean of the loss over batches in eval mode, without gradients.
+
+    Args:
+        traced: The model.
+        batches: Pairs of inputs and target.
+        loss: From output and target to a scalar.
+        reduce: Sums a tensor over all ranks; the mean is then that over the batches of all.
+
+    Raises:
+        ShapeError: A rank has no batches, or one does not go through the model or the loss.
+    """
+    values: list[float] = []
+    with preserved(traced.module), torch.no_grad():
+        set_mode(traced.module, training=False)
+        for inputs, target in batches:
+            with through(len(values), "the model or the loss"):
+                output = widened(traced.module(*arguments(traced, inputs)))
+                values.append(loss(output, widened(target)).item())
+    like = next(traced.module.parameters(), None)
+    count = batch_count(len(values), reduce, like)
+    if reduce is None:
+        return sum(values) / count
+    device = like.device if like is not None else None
+    summed = reduce(torch.tensor(sum(values), dtype=torch.float64, device=device))
+    return summed.item() / count

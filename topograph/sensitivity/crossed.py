@@ -58,9 +58,14 @@ def halves(batches: Iterable[tuple[Any, Any]], scorer: str) -> tuple[Batches, Ba
     return found[:middle], found[middle:]
 
 
-def part_of(half: Batches) -> Batches:
-    """Return the batches of a half in which curvature is heard."""
-    return half[:: max(1, min(PART, len(half) // FEWEST))]
+def every_of(half: Batches) -> int:
+    """Return one of how many batches of a half curvature is heard in."""
+    return max(1, min(PART, len(half) // FEWEST))
+
+
+def part_of(first: Batches, second: Batches) -> Batches:
+    """Return the batches of both halves in which curvature is heard."""
+    return [*first[:: every_of(first)], *second[:: every_of(second)]]
 
 
 class Course:
@@ -73,22 +78,26 @@ class Course:
 
     def __init__(
         self,
-        heard: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        seen: Callable[[Tensor], Tensor],
+        arrived: Callable[[Tensor], Tensor],
         answered: Callable[[Tensor], Tensor],
         like: Tensor,
     ) -> None:
-        self._heard, self._answered = heard, answered
+        self._of_state, self._of_adjoint, self._answered = seen, arrived, answered
+        self._seen: Tensor | None = None  # of the batch that is heard
         self.total: Tensor | None = torch.zeros(5).to(like)
 
     def listen(self, state: Tensor, adjoint: Tensor) -> None:
         """Hear a batch's states and adjoints."""
-        seen, arrived = self._heard(state, adjoint)
-        slope = (seen * arrived).sum()
+        self._seen = self._of_state(state)
+        slope = (self._seen * self._of_adjoint(adjoint)).sum()
         self._add(0, slope, slope.square())
 
-    def feel(self, state: Tensor, noise: Tensor) -> None:
-        """Hear what the noise leaves at the place."""
-        seen, arrived = self._heard(state, noise)
+    def feel(self, _: Tensor, noise: Tensor) -> None:
+        """Hear what the noise leaves at the place, once the loss's own adjoint has been heard."""
+        assert self._seen is not None
+        seen, arrived = self._seen, self._of_adjoint(noise)
+        self._seen = None
         straight = (seen * arrived).flatten(1).sum(1)
         bent = (self._answered(seen) * arrived).flatten(1).sum(1)
         self._add(2, straight @ straight, straight @ bent, bent @ bent)

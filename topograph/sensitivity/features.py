@@ -38,7 +38,7 @@ from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
 from topograph.sensitivity.closed_forms import statistic
 from topograph.sensitivity.cost import cost_of
-from topograph.sensitivity.crossed import Batches, Course, Gain, gain, halves, part_of
+from topograph.sensitivity.crossed import Batches, Course, Gain, every_of, gain, halves, part_of
 from topograph.sensitivity.factored import (
     TwoLayers,
     crossing,
@@ -52,10 +52,12 @@ from topograph.sensitivity.factored import (
 )
 from topograph.sensitivity.fisher import Covariance, noise_like
 from topograph.sensitivity.newton import RIDGE, Crossed, Step
+from topograph.sensitivity.over_ranks import add_up
 from topograph.sensitivity.parabola import hear
 from topograph.sensitivity.scored import Score
 from topograph.sensitivity.statistics import Matrix, Statistic, wide
-from topograph.sensitivity.virtual import CONVOLUTIONS, DEVIATION, heard, read, written
+from topograph.sensitivity.tape import Noise
+from topograph.sensitivity.virtual import CONVOLUTIONS, DEVIATION, arrived, read, seen, written
 from topograph.spec import Bottleneck, ConvBottleneck, InsertLayer, Refusal
 
 
@@ -75,12 +77,12 @@ def measure(asked: Asked) -> list[Score]:
     noise, quiet = noise_like(torch.Generator().manual_seed(0)), asked._replace(done=lambda _: None)
     seen = [States(m) for m in asked.wanted if isinstance(m, InsertLayer)]
     hear(quiet, first[:1], [probe_of(s.mutation, s.listen) for s in seen], seen)
-    part = [*part_of(first), *part_of(second)]
+    part = part_of(first, second)
     fits = [Fit(_drawn(s), len(part)) for s in seen if s.total is not None]
-    counts = [_correlated(asked, fits, index, half) for index, half in enumerate((first, second))]
-    probes = [probe_of(fit.units.mutation, fit.listen, fit.feel) for fit in fits]
-    sums = [total for fit in fits for total in (fit.states, fit.noise)]
-    hear(quiet, part, probes, sums, noise)
+    told = enumerate((first, second))
+    counts = [_correlated(asked, fits, index, half, noise) for index, half in told]
+    if asked.reduce is not None:
+        add_up([total for fit in fits for total in (fit.states, fit.noise)], asked.reduce)
     found = [fit.best(counts) for fit in fits]
     courses = [fit.course(best.step) for fit, best in zip(fits, found, strict=True)]
     heard_by = zip(fits, courses, strict=True)
@@ -190,12 +192,9 @@ class Fit:
         """Hear states and adjoints of a batch of a half."""
         self.correlations[half](self.units.of(state), adjoint)
 
-    def listen(self, state: Tensor, _: Tensor) -> None:
-        """Hear the states."""
-        self.states.add(read(self.units.behind, self.units.of(state)))
-
     def feel(self, state: Tensor, noise: Tensor) -> None:
-        """Hear what the noise leaves at the place."""
+        """Hear the states, and what the noise leaves at the place."""
+        self.states.add(read(self.units.behind, self.units.of(state)))
         self.noise.add(written(self.units.behind, state, noise))
 
     def best(self, counts: Sequence[int]) -> Crossed:
@@ -219,18 +218,19 @@ class Fit:
 
     def course(self, step: Step) -> Course:
         """Return what hears the loss along a map of the features."""
-        units = self.units
+        units, behind = self.units, partial(arrived, self.units.behind, step)
 
-        def heard_by(state: Tensor, adjoint: Tensor) -> tuple[Tensor, Tensor]:
-            return heard(units.behind, step, units.of(state), adjoint)
+        def ahead(state: Tensor) -> Tensor:
+            return seen(units.behind, step, units.of(state))
 
-        return Course(heard_by, lambda seen: seen, step.left)
+        return Course(ahead, behind, lambda found: found, step.left)
 
 
-def _correlated(asked: Asked, fits: Sequence[Fit], index: int, half: Batches) -> int:
-    """Hear N in a half of the batches; return how many there are on all ranks."""
-    probes = [probe_of(fit.units.mutation, partial(fit.correlate, index)) for fit in fits]
-    return hear(asked, half, probes, [fit.correlations[index] for fit in fits])[0]
+def _correlated(asked: Asked, fits: Sequence[Fit], index: int, half: Batches, noise: Noise) -> int:
+    """Hear N in a half of the batches, the rest in some; return how many all ranks have."""
+    probes = [probe_of(fit.units.mutation, partial(fit.correlate, index), fit.feel) for fit in fits]
+    sums = [fit.correlations[index] for fit in fits]
+    return hear(asked, half, probes, sums, noise, every_of(half))[0]
 
 
 def _score(asked: Asked, units: Units, step: Step, found: Gain) -> Score:

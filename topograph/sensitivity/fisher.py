@@ -22,7 +22,8 @@ from topograph.sensitivity.patches import Rows
 
 ROWS = 4  # times the number of columns: so many rows are enough for a covariance
 FEWEST = 1024  # rows that are always taken of one batch
-MANY = 4096  # rows that are always taken of several batches
+MANY = 2048  # rows that are always taken of several batches
+BLOCK = 128  # columns of a symmetric product that are made at once
 Loss = Callable[[Any, Any], Tensor]
 
 
@@ -102,7 +103,7 @@ class Covariance:
     def add(self, rows: Rows) -> None:
         """Add a batch: all its rows, or its random share.
 
-        One batch gives 1,024 rows, several together 4,096, or four times as many as columns.
+        One batch gives 1,024 rows, several together 2,048, or four times as many as columns.
         """
         fewest = FEWEST if self.batches == 1 else MANY
         share = -(-max(ROWS * rows.columns, fewest) // self.batches)
@@ -112,5 +113,19 @@ class Covariance:
             drawn = torch.rand(picked, generator=self.generator, dtype=torch.float64)
             places = ((places + drawn) * (rows.positions / picked)).long()
         found = rows.pick(places)
-        made = (found.T @ found) * (rows.positions / picked)
+        made = _squared(found) * (rows.positions / picked)
         self.total = made if self.total is None else self.total + made
+
+
+def _squared(rows: Tensor) -> Tensor:
+    """Return the product of the transposed rows with themselves, half of it made by symmetry."""
+    parts = rows.split(BLOCK, 1)
+    if len(parts) == 1:
+        return rows.T @ rows
+    whole, at = rows.new_empty(rows.shape[1], rows.shape[1]), 0
+    for part in parts:
+        end = at + part.shape[1]
+        whole[at:end, at:] = part.T @ rows[:, at:]
+        whole[end:, at:end] = whole[at:end, end:].T
+        at = end
+    return whole

@@ -15,7 +15,7 @@ from topograph.sensitivity.over_ranks import add_up
 from topograph.sensitivity.products import Product, summed
 from topograph.sensitivity.shortcuts import Hearing, Value, hearing, of_linear, of_readers
 from topograph.sensitivity.statistics import Matrix, Normed, Statistic
-from topograph.sensitivity.tape import Probe, sweep
+from topograph.sensitivity.tape import Noise, Probe, sweep
 from topograph.sensitivity.taps import Taps
 from topograph.spec import AddBranch, At, Between, InsertLayer, Place
 from topograph.tracing import TracedModel
@@ -38,6 +38,23 @@ class Source(NamedTuple):
 Part = tuple[Source, Callable[[Any], Any]]  # and what makes a part of the wanted one of it
 
 
+class Beside(NamedTuple):
+    """Who else listens in the same pass, and feels noise in some of its batches.
+
+    Attributes:
+        probes: Who.
+        noise: What goes backward a second time.
+        every: In one of so many batches, from the first.
+    """
+
+    probes: Sequence[Probe] = ()
+    noise: Noise | None = None
+    every: int = 1
+
+
+ALONE = Beside()
+
+
 class Heard(NamedTuple):
     """Where a candidate listens, with what, and how that becomes its own.
 
@@ -55,7 +72,7 @@ class Heard(NamedTuple):
 
 
 def means(
-    asked: Asked, fresh: Callable[[InsertLayer | AddBranch], Edge]
+    asked: Asked, fresh: Callable[[InsertLayer | AddBranch], Edge], beside: Beside = ALONE
 ) -> Iterable[tuple[InsertLayer | AddBranch, Value]]:
     """Yield each candidate with the mean over all batches of its statistic.
 
@@ -65,12 +82,16 @@ def means(
     Args:
         asked: The candidates, each an `InsertLayer` or an `AddBranch`.
         fresh: Makes a candidate's accumulator.
+        beside: Who else listens.
     """
     nodes = {node.name: node for node in asked.traced.module.graph.nodes}
-    return averages(asked, [_heard(asked.traced, nodes, m, fresh) for m in asked.wanted])
+    heard = [_heard(asked.traced, nodes, m, fresh) for m in asked.wanted]
+    return averages(asked, heard, beside)
 
 
-def averages(asked: Asked, heard: Sequence[tuple[T, Heard]]) -> Iterable[tuple[T, Value]]:
+def averages(
+    asked: Asked, heard: Sequence[tuple[T, Heard]], beside: Beside = ALONE
+) -> Iterable[tuple[T, Value]]:
     """Yield each thing with the mean over all batches of what is heard for it.
 
     All batches are read in one pass forward and backward each; what the loss does not depend on
@@ -79,6 +100,7 @@ def averages(asked: Asked, heard: Sequence[tuple[T, Heard]]) -> Iterable[tuple[T
     Args:
         asked: The batches.
         heard: Each thing with where it listens.
+        beside: Who else listens.
     """
     statistics = {found.source: found.statistic for _, found in heard}
     parts = _told(asked.traced, statistics)
@@ -87,7 +109,9 @@ def averages(asked: Asked, heard: Sequence[tuple[T, Heard]]) -> Iterable[tuple[T
         for source, s in statistics.items()
     ]
     batches = _with_room(asked.batches, statistics.values())
-    count = sweep(asked.traced, batches, asked.loss, probes, asked.done, asked.reduce)
+    probes += beside.probes
+    given = asked.loss, probes, asked.done, asked.reduce, beside.noise, beside.every
+    count = sweep(asked.traced, batches, *given)
     if asked.reduce is not None:
         add_up(list(statistics.values()), asked.reduce)
     means: dict[object, Value | None] = {}

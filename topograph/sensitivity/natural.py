@@ -14,16 +14,16 @@ A layer starts with :math:`W_1`, the rows of A scaled so that what a unit reads 
 square of 0.7, and with `step` times the best length of the :math:`W_2` that makes A of them at the
 activation's slope: 0 keeps the function, 1 is the Newton step.
 
-M is of every position of every batch. C and G are of 4,096 positions, or of four times as many as
+M is of every position of every batch. C and G are of 2,048 positions, or of four times as many as
 they have columns if these are more, drawn at random from every fourth batch of each half (from two
-at least). These batches alone are read three times: for M, for C and G, and for the curvature.
+at least), in the pass that hears M. These batches alone are read once more, for the curvature.
 
 References:
     Martens, Grosse, arXiv:1503.05671 (Kronecker factors); Verbockhaven et al., arXiv:2405.19816
     (whitened new units); Mitchell et al., arXiv:2307.04526 (natural gradient of new units).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -33,18 +33,18 @@ from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
 from topograph.sensitivity.closed_forms import signs_of, statistic
 from topograph.sensitivity.cost import cost_of
-from topograph.sensitivity.crossed import Batches, Course, Gain, gain, halves, part_of
+from topograph.sensitivity.crossed import Batches, Course, Gain, every_of, gain, halves, part_of
 from topograph.sensitivity.factored import TwoLayers, crossing, ends_of, matrix_of, probe_of
 from topograph.sensitivity.fisher import Covariance, noise_like
-from topograph.sensitivity.hearings import means
+from topograph.sensitivity.hearings import Beside, means
 from topograph.sensitivity.newton import Crossed, Step
-from topograph.sensitivity.over_ranks import batch_count
+from topograph.sensitivity.over_ranks import add_up, batch_count
 from topograph.sensitivity.parabola import hear
 from topograph.sensitivity.products import Product
 from topograph.sensitivity.scored import Score, node_of
 from topograph.sensitivity.shortcuts import Value
 from topograph.sensitivity.tape import Noise, Probe
-from topograph.sensitivity.virtual import Edge, answered, heard, layers, read, written
+from topograph.sensitivity.virtual import Edge, answered, arrived, layers, read, seen, written
 from topograph.spec import (
     AddBranch,
     Bottleneck,
@@ -81,7 +81,7 @@ def measure(asked: Asked) -> list[Score]:
     """Return what a Newton step of every candidate would bring.
 
     Args:
-        asked: The candidates; some of the batches are read three times.
+        asked: The candidates; some of the batches are read twice.
 
     Raises:
         NonFiniteError: A loss, an adjoint or what is made of them is not finite.
@@ -89,10 +89,11 @@ def measure(asked: Asked) -> list[Score]:
     """
     first, second = halves(asked.batches, "natural")
     noise = noise_like(torch.Generator().manual_seed(0))
-    asked = asked._replace(wanted=tuple(m for m in asked.wanted if isinstance(m, Edge)))
-    one, other = (dict(means(asked._replace(batches=half), statistic)) for half in (first, second))
-    part, quiet = [*part_of(first), *part_of(second)], asked._replace(done=lambda _: None)
-    moments = _moments(quiet, part, list(one), noise)
+    part, quiet = part_of(first, second), asked._replace(done=lambda _: None)
+    moments = {_key(m): Moments(m, len(part)) for m in asked.wanted if isinstance(m, Edge)}
+    one, other = (_means(asked, half, moments, noise) for half in (first, second))
+    if asked.reduce is not None:
+        add_up([total for m in moments.values() for total in (m.states, m.noise)], asked.reduce)
     found = {m: _best(m, (one[m], other[m]), moments[_key(m)]) for m in one}
     courses = {m: _course(m, best.step) for m, best in found.items()}
     probes = [probe_of(m, course.listen, course.feel) for m, course in courses.items()]
@@ -118,13 +119,10 @@ class Moments:
         self._mutation, self.space = mutation, 0
         self.states, self.noise = Covariance(batches), Covariance(batches)
 
-    def listen(self, state: Tensor, _: Tensor) -> None:
-        """Hear a batch's states."""
+    def feel(self, state: Tensor, noise: Tensor) -> None:
+        """Hear a batch's states, and what the noise leaves at the place."""
         self.space = state.ndim - 2
         self.states.add(read(self._mutation, state))
-
-    def feel(self, state: Tensor, noise: Tensor) -> None:
-        """Hear what the noise leaves at the place."""
         self.noise.add(written(self._mutation, state, noise))
 
 
@@ -136,15 +134,13 @@ def _key(mutation: Edge) -> Key:
     return place, state, form
 
 
-def _moments(
-    asked: Asked, part: Batches, wanted: Sequence[Edge], noise: Noise
-) -> dict[Key, Moments]:
-    """Return C and G for every place and form, from some of the batches."""
-    found = {_key(mutation): Moments(mutation, len(part)) for mutation in wanted}
-    probes = [Probe(*key[:2], one.listen, one.feel) for key, one in found.items()]
-    sums = [total for one in found.values() for total in (one.states, one.noise)]
-    hear(asked, part, probes, sums, noise)
-    return found
+def _means(
+    asked: Asked, half: Batches, moments: Mapping[Key, Moments], noise: Noise
+) -> dict[Edge, Value]:
+    """Return M of every candidate in a half of the batches; hear C and G in some of them."""
+    probes = [Probe(*key[:2], None, moment.feel) for key, moment in moments.items()]
+    beside = Beside(probes, noise, every_of(half))
+    return dict(means(asked._replace(batches=half), statistic, beside))
 
 
 def _best(mutation: Edge, halves: tuple[Value, Value], moments: Moments) -> Crossed:
@@ -170,7 +166,8 @@ def _matrix(block: object, mean: Value) -> Tensor:
 
 
 def _course(mutation: Edge, step: Step) -> Course:
-    return Course(partial(heard, mutation, step), answered(mutation), step.left)
+    along = partial(seen, mutation, step), partial(arrived, mutation, step)
+    return Course(*along, answered(mutation), step.left)
 
 
 def _score(asked: Asked, mutation: Edge, step: Step, moments: Moments, found: Gain) -> Score:

@@ -52,6 +52,7 @@ def hear(
     probes: Sequence[Probe],
     sums: Sequence[Sum],
     noise: Noise | None = None,
+    every: int = 1,
 ) -> tuple[int, float]:
     """Let probes listen to some batches; return how many there are on all ranks, and their loss.
 
@@ -61,6 +62,7 @@ def hear(
         probes: Who listens.
         sums: What they add to, which becomes that of all ranks.
         noise: For curvature.
+        every: In one of so many batches, from the first.
     """
     losses: list[float] = []
 
@@ -68,7 +70,7 @@ def hear(
         losses.append(loss)
         asked.done(loss)
 
-    count = sweep(asked.traced, batches, asked.loss, probes, done, asked.reduce, noise)
+    count = sweep(asked.traced, batches, asked.loss, probes, done, asked.reduce, noise, every)
     if asked.reduce is None:
         return count, sum(losses) / count
     add_up(sums, asked.reduce)

@@ -11,12 +11,12 @@ from topograph.rewrite import candidates as resolve
 from topograph.rewrite.plan import TAKES_AWAY
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
+from topograph.sensitivity.batches import Loss
 from topograph.sensitivity.over_ranks import Reduce
 from topograph.sensitivity.plugins import plugin_scores
 from topograph.sensitivity.room import in_parts
 from topograph.sensitivity.scored import Score, place_name
 from topograph.sensitivity.scorers import SCORERS, refused_by
-from topograph.sensitivity.tape import Loss
 from topograph.spec import Refusal, digest
 from topograph.spec.scorers import USUAL
 from topograph.tracing import TracedModel

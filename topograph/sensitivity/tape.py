@@ -16,13 +16,12 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from topograph.errors import NonFiniteError, ShapeError
-from topograph.sensitivity.batches import arguments, through, widened
+from topograph.sensitivity.batches import Loss, arguments, through, widened
 from topograph.sensitivity.over_ranks import Reduce, batch_count
 from topograph.spec import At, Between, Place
 from topograph.tracing import TracedModel
 from topograph.tracing.preserve import preserved, set_mode
 
-Loss = Callable[[Any, Any], Tensor]
 Listener = Callable[..., None]  # of state, adjoint, and what is heard beside them
 Noise = Callable[[Loss, Any, Any], tuple[Tensor, Tensor]]  # of loss, output and target
 
@@ -34,14 +33,15 @@ class Probe:
     Attributes:
         place: Where the adjoint is taken.
         state: The node whose value is the state; that of the place itself, but for a branch.
-        listen: Called once in every backward pass of the loss with state and adjoint.
+        listen: Called once in every backward pass of the loss with state and adjoint; None for one
+            that only feels.
         feel: Called once in every backward pass of the noise, with state and what arrives.
         beside: Nodes above whose values, of whatever type, `listen` is given as well.
     """
 
     place: Place
     state: str
-    listen: Listener
+    listen: Listener | None
     feel: Listener | None = None
     beside: tuple[str, ...] = ()
 
@@ -54,6 +54,7 @@ def sweep(
     done: Callable[[float], None] | None = None,
     reduce: Reduce | None = None,
     noise: Noise | None = None,
+    every: int = 1,
 ) -> int:
     """Run every batch forward and backward in eval mode; probes hear states and adjoints.
 
@@ -65,6 +66,7 @@ def sweep(
         done: Called after every batch with its loss.
         reduce: Sums a tensor over all ranks of a distributed run, of which each has its batches.
         noise: Makes a tensor of the output and a gradient for it, to go backward a second time.
+        every: In one of so many batches, from the first.
 
     Returns:
         The number of batches, of all ranks together.
@@ -74,12 +76,12 @@ def sweep(
         ShapeError: A rank has no batches, one does not go through the model or the loss, or the
             loss is no scalar that depends on the model.
     """
-    tape = _Tape(traced, list(probes), passes=1 if noise is None else 2)
-    count = 0
+    tape, count = _Tape(traced, list(probes)), 0
     with preserved(traced.module), _without_parameter_gradients(traced.module), torch.enable_grad():
         set_mode(traced.module, training=False)
         for inputs, target in batches:
-            value = _both_ways(tape, count, inputs, target, loss, noise)
+            again = None if count % every else noise
+            value = _both_ways(tape, count, inputs, target, loss, again)
             count += 1
             if done is not None:
                 done(value)
@@ -91,7 +93,8 @@ def _both_ways(
 ) -> float:
     """Run one batch forward and backward, and return its loss; nothing of the run is kept."""
     with through(batch, "the model or the loss"):
-        output = widened(tape.forward(batch, arguments(tape.traced, inputs)))
+        passes = 1 if noise is None else 2
+        output = widened(tape.forward(batch, arguments(tape.traced, inputs), passes))
         value = loss(output, widened(target))
     _check_loss(value, batch)
     try:  # backward to the leaves: not into the loss's own parameters
@@ -105,48 +108,15 @@ def _both_ways(
     return value.item()
 
 
-def mean_loss(
-    traced: TracedModel,
-    batches: Iterable[tuple[Any, Any]],
-    loss: Loss,
-    reduce: Reduce | None = None,
-) -> float:
-    """Return the mean of the loss over batches in eval mode, without gradients.
-
-    Args:
-        traced: The model.
-        batches: Pairs of inputs and target.
-        loss: From output and target to a scalar.
-        reduce: Sums a tensor over all ranks; the mean is then that over the batches of all.
-
-    Raises:
-        ShapeError: A rank has no batches, or one does not go through the model or the loss.
-    """
-    values: list[float] = []
-    with preserved(traced.module), torch.no_grad():
-        set_mode(traced.module, training=False)
-        for inputs, target in batches:
-            with through(len(values), "the model or the loss"):
-                output = widened(traced.module(*arguments(traced, inputs)))
-                values.append(loss(output, widened(target)).item())
-    like = next(traced.module.parameters(), None)
-    count = batch_count(len(values), reduce, like)
-    if reduce is None:
-        return sum(values) / count
-    device = like.device if like is not None else None
-    summed = reduce(torch.tensor(sum(values), dtype=torch.float64, device=device))
-    return summed.item() / count
-
-
 class _Tape(fx.Interpreter):
     """Runs the graph and hangs a hook on every place that somebody listens at.
 
     Only the hooks keep the states, each until the last pass backward has come by.
     """
 
-    def __init__(self, traced: TracedModel, probes: list[Probe], passes: int) -> None:
+    def __init__(self, traced: TracedModel, probes: list[Probe]) -> None:
         super().__init__(traced.module, garbage_collect_values=True)
-        self.traced, self._passes = traced, passes
+        self.traced = traced
         self._at: dict[str, list[Probe]] = {}
         self._on: dict[tuple[str, int], list[Probe]] = {}
         for probe in probes:
@@ -160,10 +130,11 @@ class _Tape(fx.Interpreter):
         self._overwritten = _overwritten(traced)
         self.leaves: list[Tensor] = []
         self.batch, self.turn = 0, 1  # which batch, and which pass backward: 2 is that of the noise
+        self._passes = 1
 
-    def forward(self, batch: int, inputs: tuple[Any, ...]) -> Any:
-        """Run a batch."""
-        self.batch, self.turn = batch, 1
+    def forward(self, batch: int, inputs: tuple[Any, ...], passes: int) -> Any:
+        """Run a batch that goes backward so many times."""
+        self.batch, self.turn, self._passes = batch, 1, passes
         try:
             return self.run(*inputs)
         finally:
@@ -253,9 +224,9 @@ class _Tape(fx.Interpreter):
                         "loss"
                     )
                 for probe, heard, beside in states:
-                    if self.turn == 1:
+                    if self.turn == 1 and probe.listen is not None:
                         probe.listen(heard, gradient, *beside)
-                    elif probe.feel is not None:
+                    elif self.turn == 2 and probe.feel is not None:
                         probe.feel(heard, gradient)
             if self.turn == self._passes:
                 states.clear()

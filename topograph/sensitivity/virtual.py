@@ -16,7 +16,6 @@ from topograph.spec import AddBranch, ConvBottleneck, InsertLayer, Linear
 Edge = InsertLayer | AddBranch
 Layers = dict[str, Tensor]
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 DEVIATION = 0.7  # root mean square of what a new unit reads, before its activation
 
 
@@ -41,24 +40,35 @@ def written(mutation: Edge, state: Tensor, noise: Tensor) -> Rows:
     return vectors(noise)
 
 
-def heard(mutation: Edge, step: Step, state: Tensor, adjoint: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the units of a map read, and what arrives at them from behind, in one layout.
-
-    The product of both, summed over all but the samples, is that of the adjoint with the map.
-    """
-    x, p = wide(state), wide(adjoint)
+def seen(mutation: Edge, step: Step, state: Tensor) -> Tensor:
+    """Return what the units of a map read; of a gate what it writes."""
+    x = wide(state)
     if isinstance(mutation, AddBranch):
-        return x * (step.left @ step.right), p
+        return x * (step.left @ step.right)
     block, space = mutation.block, x.ndim - 2
     if isinstance(block, ConvBottleneck):
         weight, bias = reading(block, step.right, space).values()
-        (last,) = writing(block, step.left, space).values()
-        seen = CONVOLUTIONS[space](x, weight, bias, padding=weight.shape[-1] // 2)
-        return seen, TRANSPOSED[space](p, last, padding=last.shape[-1] // 2)
+        return CONVOLUTIONS[space](x, weight, bias, padding=weight.shape[-1] // 2)
     x = F.layer_norm(x, x.shape[-1:]) if getattr(block, "norm", False) else x
     width = x.shape[-1]
     constant = step.right[:, width] if step.right.shape[1] > width else None
-    return F.linear(x, step.right[:, :width], constant), p @ step.left
+    return F.linear(x, step.right[:, :width], constant)
+
+
+def arrived(mutation: Edge, step: Step, adjoint: Tensor) -> Tensor:
+    """Return what arrives at the units of a map from behind, laid out as what they read.
+
+    The product of both, summed over all but the samples, is that of the adjoint with the map.
+    """
+    p = wide(adjoint)
+    if isinstance(mutation, AddBranch):
+        return p
+    block, space = mutation.block, p.ndim - 2
+    if isinstance(block, ConvBottleneck):  # a transposed convolution, but faster
+        (last,) = writing(block, step.left, space).values()
+        turned = last.transpose(0, 1).flip(list(range(2, last.ndim)))
+        return CONVOLUTIONS[space](p, turned, padding=last.shape[-1] // 2)
+    return p @ step.left
 
 
 def answered(mutation: Edge) -> Callable[[Tensor], Tensor]:
