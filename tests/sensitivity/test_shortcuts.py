@@ -38,7 +38,7 @@ def fresh_norm(kind, affine=True):
 
 
 class Fan(nn.Module):
-    """Two Linear layers, and if asked something else, read what a square one makes."""
+    """Two Linear layers, and if asked something else, read what a square one makes; its size too."""
 
     def __init__(self, *, other):
         super().__init__()
@@ -47,7 +47,7 @@ class Fan(nn.Module):
 
     def forward(self, x):
         x = torch.tanh(self.square(x))
-        made = self.last(torch.tanh(self.a(x)) + self.b(x))
+        made = self.last(torch.tanh(self.a(x)) + self.b(x)).reshape(x.shape[0], -1)
         return made + x[:, :3] if self.other else made
 
 

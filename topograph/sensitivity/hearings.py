@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
@@ -127,7 +128,8 @@ def averages(
 def _check(mean: Value | None, state: str) -> None:
     """Raise an error if the values of a node have made what was heard infinite."""
     parts = mean.factors if isinstance(mean, Product) else pytree.tree_leaves(mean)
-    if not all(part.isfinite().all() for part in parts if isinstance(part, Tensor)):
+    sums = [part.sum() for part in parts if isinstance(part, Tensor)]  # read once: no masks
+    if not all(torch.isfinite(total) for total in sums):
         raise NonFiniteError(
             f"the values of {state} are not finite in the probe batches, or too large to be "
             "multiplied; nothing was changed"

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from topograph.sensitivity.products import Product
 from topograph.sensitivity.statistics import Convolution, Matrix, Normed, Statistic, wide
 from topograph.tracing import TracedModel
+from topograph.tracing.sizes import SIZES
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Value = Product | Tensor
@@ -75,7 +76,7 @@ def of_readers(traced: TracedModel, node: fx.Node) -> list[Hearing]:
     Empty where something else reads it.
     """
     found = []
-    for reader in node.users:
+    for reader in _readers(node):
         layer, source = _layer(traced, reader)
         if type(layer) is not nn.Linear or source != node.name:
             return []
@@ -84,9 +85,10 @@ def of_readers(traced: TracedModel, node: fx.Node) -> list[Hearing]:
 
 
 def _before(traced: TracedModel, node: fx.Node, statistic: Statistic) -> Hearing | None:
-    if len(node.users) != 1:
+    readers = _readers(node)
+    if len(readers) != 1:
         return None
-    reader = next(iter(node.users))
+    (reader,) = readers
     layer, source = _layer(traced, reader)
     if source != node.name:
         return None
@@ -96,6 +98,11 @@ def _before(traced: TracedModel, node: fx.Node, statistic: Statistic) -> Hearing
     elif isinstance(layer, NORMS) and _is_affine(layer) and _plain(statistic):
         return Hearing(node.name, reader.name, lambda value: _before_norm(layer, value))
     return None
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Return what reads a value itself, not only its size."""
+    return [reader for reader in node.users if reader.target not in SIZES]
 
 
 def _layer(traced: TracedModel, node: fx.Node) -> tuple[nn.Module | None, str | None]:
