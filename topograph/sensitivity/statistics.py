@@ -166,11 +166,13 @@ class Convolution:
 
 def _of_ones(adjoint: Tensor, kernel: int) -> Tensor:
     """Return ``[out, kernel, …]``, the sums over where a constant 1 is read at each offset."""
-    offsets = torch.arange(kernel, device=adjoint.device)[:, None] - kernel // 2
-    for size in adjoint.shape[1:]:
-        read = torch.arange(size, device=adjoint.device) + offsets
-        inside = ((read >= 0) & (read < size)).to(adjoint)
-        adjoint = torch.tensordot(adjoint, inside, ([1], [1]))  # the next axis is then the first
+    offsets = kernel // 2 - torch.arange(kernel, device=adjoint.device)
+    inside: dict[int, Tensor] = {}
+    for size in reversed(adjoint.shape[1:]):
+        if size not in inside:
+            read = torch.arange(size, device=adjoint.device)[:, None] - offsets
+            inside[size] = ((read >= 0) & (read < size)).to(adjoint)
+        adjoint = (adjoint @ inside[size]).movedim(-1, 1)  # the axis before is then the last
     return adjoint
 
 
