@@ -4,7 +4,8 @@
 pass. Each row times it on one batch against one plain training step (forward, backward, AdamW step,
 zero_grad) of the same eager model on the same batch: one process, step and score in turns, medians.
 The second table has the same for MLPs of several widths and depths, the third the other scorers,
-each on two batches and divided by two, and gromo where it is installed.
+each on two batches or on 16, divided by their number, and gromo where it is installed. What a
+scorer decomposes once, for all batches, weighs less the more there are.
 
 Memory is the largest sum of all tensors that are alive at once, as torch's CPU allocator counts
 them: parameters, both moments of AdamW, and what the step or the score adds to them. It is taken
@@ -38,7 +39,12 @@ import topograph as tg
 LANCZOS = 10
 UNITS = 16
 Call = Callable[[], Any]
-SCORERS = ("natural", "wasserstein", "features", "tiny", "gradient_norm")
+FEW, ENOUGH = 2, 16  # batches; from 16 on rankings are stable
+SCORERS = (
+    *(("natural", ENOUGH), ("features", ENOUGH), ("topological_derivative", FEW)),
+    *(("natural", FEW), ("wasserstein", FEW), ("features", FEW), ("tiny", FEW)),
+    ("gradient_norm", FEW),
+)
 
 
 @dataclass
@@ -160,9 +166,10 @@ def peak(call: Call) -> float:
 
 
 def memory(case: Case) -> list[str]:
-    """Return the memory of a step, and how many times that it takes to score 1 and 3 batches."""
+    """Return the memory of a step, and how many times that scores of 1 and 3 batches take."""
     stays = 3 * sum(p.nbytes for p in case.model.parameters()) / 2**20
-    step, *scores = (stays + peak(c) for c in (stepping(case), scoring(case), scoring(case, 3)))
+    calls = stepping(case), scoring(case), scoring(case, 3), scoring(case, 3, "natural")
+    step, *scores = (stays + peak(call) for call in calls)
     return [f"{step:.0f}", *(f"{score / step:.2f}" for score in scores)]
 
 
@@ -189,9 +196,10 @@ def naive(case: Case, threads: int, options: argparse.Namespace) -> tuple[object
 def others(case: Case, threads: int, options: argparse.Namespace) -> tuple[object, ...]:
     """Return one row of the table of scorers: their time for a batch in steps."""
     torch.set_num_threads(threads)
-    calls = [scoring(case, 2, scorer) for scorer in ("topological_derivative", *SCORERS)]
+    calls = [scoring(case, count, scorer) for scorer, count in SCORERS]
     step, *times = interleaved([stepping(case), *calls], options.repeats // 3 + 1, warm=1)
-    return case.name, threads, *(f"{time / 2 / step:.2f}" for time in times), gromo(case, step)
+    each = [time / count / step for time, (_, count) in zip(times, SCORERS, strict=True)]
+    return case.name, threads, *(f"{time:.2f}" for time in each), gromo(case, step)
 
 
 def gromo(case: Case, step: float) -> str:
@@ -230,15 +238,15 @@ def main() -> None:
         f"`tg.score` of all places, block of {UNITS} units, one batch, cross entropy; medians of "
         f"{options.repeats} turns after 2 warm ones, step and score in turns. Memory: all tensors "
         "alive at once, with the parameters and both moments of AdamW, of a step; of a score of 1 "
-        "and of 3 batches as a multiple of it. Naive: inserted block, "
+        "and of 3 batches as a multiple of it, and of one by `natural`. Naive: inserted block, "
         f"{LANCZOS} Lanczos iterations with double backward, median of {options.sample} sampled "
-        "edges times the number of places, an extrapolation. Other scorers: time for one of two "
+        "edges times the number of places, an extrapolation. Scorers: time for one of 2 or 16 "
         "batches as a multiple of a step; gromo's are those of new neurons for each layer of the "
-        "plain MLP."
+        "plain MLP, on 2."
     )
     whole = ["net", "threads", "places", "step ms", "score ms", "score / step"]
-    whole += ["step MiB", "1 batch / step", "3 batches / step"]
-    columns = ["net", "threads", "topological_derivative", *SCORERS, "gromo"]
+    whole += ["step MiB", "1 batch / step", "3 batches / step", "natural, 3 / step"]
+    columns = ["net", "threads", *(f"{scorer}, {count}" for scorer, count in SCORERS), "gromo"]
     parts = [
         ("Nets", whole, cases, measure),
         ("Width and depth", whole, sweep_cases, measure),
