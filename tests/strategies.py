@@ -148,6 +148,7 @@ ranked = st.builds(
     flops=counts,
     chosen=st.booleans(),
     raced=st.none() | finite,
+    error=st.none() | finite,
 )
 growths = st.builds(
     Growth,

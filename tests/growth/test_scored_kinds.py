@@ -1,10 +1,13 @@
 """Every kind that the topological derivative scores grows along its direction."""
 
+import json
+
 import pytest
 import torch
 
 import topograph as tg
 from tests.growth.growth_parts import INSERT, PROBE, policy_of, train, training
+from topograph.spec import Growth
 
 KINDS = {
     "widen_layer": tg.WidenLayer(where=tg.named("4"), to=8),
@@ -45,6 +48,27 @@ def test_all_kinds_are_ranked_together():
     assert {ranked.mutation.kind for ranked in growth.ranking} == set(KINDS)
     change = growth.loss_after - growth.loss_before
     assert change == pytest.approx(growth.predicted, rel=0.1)
+
+
+@pytest.mark.parametrize("scorer", ["natural", "topological_derivative"])
+def test_the_history_keeps_the_error_of_every_score(scorer):
+    parts = training(policy_of(scorer=scorer, step=tg.Zero()))
+    loss, traced = torch.nn.functional.cross_entropy, parts.grower.traced
+    errors = [found.error for found in tg.score(traced, PROBE, loss, [INSERT], scorer=scorer)]
+    parts.grower.step(batches=PROBE)
+    ranking = parts.grower.growth.ranking
+    assert [ranked.error for ranked in ranking] == errors
+    assert (None in errors) == (scorer == "topological_derivative")
+
+
+def test_a_history_from_before_there_were_errors_is_read():
+    parts = training(policy_of())
+    parts.grower.step(batches=PROBE)
+    growth = parts.grower.growth
+    document = json.loads(growth.dump())
+    for ranked in document["ranking"]:
+        assert ranked.pop("error") is None
+    assert Growth.parse(json.dumps(document)) == growth
 
 
 def test_a_place_without_a_closed_form_says_why():

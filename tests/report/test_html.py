@@ -92,6 +92,16 @@ def test_each_growth_tells_why_and_what_came_of_it(page, run):
     assert "choose a node inside the network" in text
 
 
+def test_a_score_shows_its_standard_error_where_it_has_one(page, run):
+    base, grown, *rest = run.history.entries
+    noisy = grown.growth.ranking[0].model_copy(update={"error": 0.01234})
+    growth = grown.growth.model_copy(update={"ranking": (noisy, *grown.growth.ranking[1:])})
+    entries = base, grown.model_copy(update={"growth": growth}), *rest
+    shown = render_history(run.history.model_copy(update={"entries": entries}), run.topologies)
+    assert f"{noisy.value:.4g} ± 0.012<" in shown
+    assert shown.count(" ± ") == page.count(" ± ") + 1
+
+
 def test_the_chosen_candidate_is_marked_and_leads(page, run):
     rows = re.findall(r'<tr( class="chosen")?>\s*<th scope="row" class="mono">([^<]*)</th>', page)
     ranked = [(bool(chosen), place) for chosen, place in rows if place != "head"]

@@ -67,6 +67,16 @@ def test_scores_of_two_orders_name_their_units(run):
     assert "0.1385 /step² " in shown(ranking_table(mixed))
 
 
+def test_a_score_shows_its_standard_error_where_it_has_one(run):
+    growth = run.history.entries[1].growth
+    noisy = growth.ranking[0].model_copy(update={"error": 0.01234})
+    update = {"ranking": (noisy, *growth.ranking[1:])}
+    text = shown(ranking_table(growth.model_copy(update=update)))
+    assert f"{noisy.value:.4g} ± 0.012 " in text
+    assert text.count("±") == 1
+    assert "±" not in shown(ranking_table(growth))
+
+
 def test_a_difference_has_the_words_of_str_and_its_colours(run):
     change = diff(run.nets[0], run.nets[2])
     text = diff_text(change)

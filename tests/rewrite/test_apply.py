@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import topograph as tg
+from tests.nets import data, make, same
 from tests.often import SMALL
 from tests.rewrite.laws import assert_laws, assert_same, change, run, snapshot
 from tests.zoo import BY_NAME, ROW
+from topograph.rewrite import set_step
 from topograph.rewrite.table import RULES, rule_for
 from topograph.spec.mutations import Mutation
 
@@ -218,3 +220,35 @@ def test_without_example_inputs_nothing_can_be_planned():
             tg.SelectorError, match=r"traced without example inputs, .*example_inputs"
         ):
             verb(traced, [tg.RemoveLayer(where=tg.named("*"))])
+
+
+STEPPED = {
+    "insert_layer": (INSERT, "topological_derivative"),
+    "with a start": (INSERT, "features"),
+    "gate": (tg.AddBranch(source="tanh", target="add_1"), "topological_derivative"),
+    "new units": (tg.WidenLayer(where=tg.named("0"), to=8), "topological_derivative"),
+    "halves": (tg.WidenLayer(where=tg.named("0"), to=8, how="split"), "topological_derivative"),
+}
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_a_step_is_what_apply_makes_of_it_whatever_was_set_before(name):
+    request, scorer = STEPPED[name]
+    net = "mlp" if isinstance(request, tg.WidenLayer) else "residual"
+    traced, batches = make(net), data(net, 2)
+    scores = tg.score(traced, batches, nn.functional.cross_entropy, [request], scorer=scorer)[:1]
+    plan = tg.plan(traced, [scores[0].mutation])
+    made = {
+        step: dict(tg.apply(traced, plan, directions=scores, step=step).after.module.state_dict())
+        for step in (0, 0.3, 2)
+    }
+    assert not same(made[0], made[0.3])
+    revision = tg.apply(traced, plan, directions=scores, step=0.1)
+    for step in (2, 0, 0.3, 0):
+        set_step(revision, scores, step)
+        assert same(dict(revision.after.module.state_dict()), made[step])
+    x, _ = batches[0]
+    torch.testing.assert_close(revision.after.module.eval()(x), traced.module.eval()(x))
+    set_step(revision, [], 0.5)  # nor is anything left of a start
+    bare = tg.apply(traced, plan).after.module.state_dict()
+    assert same(dict(revision.after.module.state_dict()), dict(bare))

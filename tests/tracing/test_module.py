@@ -103,3 +103,57 @@ def test_training_the_network_trains_the_model():
     network(ROW).sum().backward()
     optimizer.step()
     assert not torch.equal(model.stem.weight, before)
+
+
+class Holding(nn.Module):
+    """A layer and a tensor under a name, or deeper down."""
+
+    def __init__(self, name, what):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        if what == "buffer":
+            self.register_buffer(name, torch.ones(3))
+        else:
+            part = nn.Linear(3, 3) if what == "submodule" else nn.Parameter(torch.ones(3))
+            setattr(self, name, part)
+        self.name, self.what = name, what
+
+    def forward(self, x):
+        part = getattr(self, self.name)
+        return self.inner(part(x) if self.what == "submodule" else x * part)
+
+
+@pytest.mark.parametrize("what", ["submodule", "parameter", "buffer"])
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "calling", "recompile", "_graph"])
+def test_a_name_that_the_network_needs_itself_is_refused(name, what):
+    message = (
+        rf"^Holding\.{name}: a {what} at the top of a model cannot be called '{name}': the "
+        rf"recorded network, a torch\.fx\.GraphModule, has an attribute of that name; rename the "
+        rf"{what}$"
+    )
+    with pytest.raises(tg.TraceError, match=message):
+        tg.trace(Holding(name, what), (torch.ones(2, 3),))
+
+
+@pytest.mark.parametrize("what", ["submodule", "parameter", "buffer"])
+def test_a_name_that_the_network_can_do_without_is_free(what):
+    model, x = Holding("shape_env", what), torch.randn(2, 3)
+    traced = tg.trace(model, (x,))
+    assert torch.equal(copy.deepcopy(traced.module)(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["code", "graph"])
+def test_deeper_down_such_a_name_is_free(name):
+    """An edited part runs its graph inside what is around it."""
+    model, x = nn.Sequential(Holding(name, "submodule"), nn.Linear(3, 2)), torch.randn(2, 3)
+    outer = nn.Sequential(nn.Linear(3, 3), model)
+    traced = tg.trace(outer, (x,))
+    change = tg.InsertLayer(where=tg.named(f"1.0.{name}"), block=tg.Linear())
+    revision = tg.apply(traced, tg.plan(traced, [change]))
+    after = tg.recompile(revision.after)
+    assert torch.equal(after(x), outer(x))
+    assert type(after[1]) is nn.Sequential
+    with torch.no_grad():
+        after.get_submodule(revision.plan.changes[0].path).linear.bias.fill_(1.0)
+    grown = model[1](model[0].inner(getattr(model[0], name)(outer[0](x)) + 1))
+    torch.testing.assert_close(after(x), grown)

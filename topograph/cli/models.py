@@ -19,6 +19,7 @@ from topograph.cli.spaces import print_spaces
 from topograph.errors import SelectorError, SpecError
 from topograph.report import diff_text, render_topology, topology_table, tree_json, tree_table
 from topograph.report.words import place, visible
+from topograph.report.words import score as score_text
 from topograph.rewrite import apply as apply_plan
 from topograph.rewrite import plan as make_plan
 from topograph.sensitivity import Score
@@ -129,8 +130,8 @@ def score(
     ranking = table(title, "place", unit, "parameters", "FLOPs a sample")
     for found in shown:
         sizes = f"{found.cost.parameters:+,}", f"{found.cost.flops:+,}"
-        error = "" if found.error is None else f" ± {found.error:.2g}"
-        value = f"{found.value:.4g}{error}" + (f" {found.scale}" if len(scales) > 1 else "")
+        value = score_text(found.value, found.error)
+        value += f" {found.scale}" if len(scales) > 1 else ""
         name = place(found.mutation) if mutations is None else place_name(found.mutation)
         ranking.add_row(Text(visible(name)), value, *sizes)
     show(ranking)

@@ -17,8 +17,8 @@ from topograph.growth.significance import halves, held_out
 from topograph.growth.until import reach, within
 from topograph.rewrite import Revision
 from topograph.sensitivity import Score, mean_loss, scorable, score
+from topograph.sensitivity.batches import Loss
 from topograph.sensitivity.cost import Cost
-from topograph.sensitivity.tape import Loss
 from topograph.spec import (
     Budget,
     Growth,
@@ -265,7 +265,6 @@ def _told(
     told = []
     for item in final(scores, chosen):
         cost = grown if alone and id(item) in taken else item.cost
-        raced = asked.raced.get(id(item), math.inf)
         told.append(
             Ranked(
                 mutation=item.mutation,
@@ -275,10 +274,15 @@ def _told(
                 parameters=cost.parameters,
                 flops=cost.flops,
                 chosen=id(item) in taken,
-                raced=raced if math.isfinite(raced) else None,
+                raced=_known(asked.raced.get(id(item))),
+                error=_known(item.error),
             )
         )
     return tuple(told)
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def finite(value: float, where: str) -> float:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from topograph.rewrite import Revision, apply, set_step
+from topograph.rewrite import Revision, set_step
 from topograph.sensitivity import Score, mean_loss
+from topograph.sensitivity.batches import Loss
 from topograph.sensitivity.over_ranks import Reduce
 from topograph.sensitivity.scored import node_of
-from topograph.sensitivity.tape import Loss
 from topograph.spec import Budget, Fixed, LineSearch, Selection, Zero
 from topograph.topology import Topology
 
@@ -88,8 +88,7 @@ def start(
         reduce: Sums over the ranks, where there are several.
 
     Returns:
-        The revision, the step that was taken, and the loss after it. A search that fails gives
-        another revision, since the tried steps have overwritten how the layers began.
+        The revision, the step that was taken, and the loss after it.
     """
     if isinstance(step, Zero) or not any(score.direction for score in chosen):
         set_step(revision, chosen, 0)
@@ -107,8 +106,6 @@ def start(
             break
         if after <= enough:
             best_length, best = length, after
-    if not best_length:
-        return apply(revision.before, revision.plan, directions=chosen, step=0), 0.0, before
     set_step(revision, chosen, best_length)
     return revision, best_length, best
 

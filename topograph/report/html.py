@@ -279,10 +279,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        name: getattr(words, name)
-        for name in ("axes", "best_first", "change", "changes", "material", "place", "shape")
-    }
+    said = "axes best_first change changes material place score shape".split()
+    environment.filters |= {name: getattr(words, name) for name in said}
     return environment
 
 

@@ -178,7 +178,7 @@ def ranking_table(growth: Growth) -> Group:
         row: tuple[str, ...] = (
             "*" if candidate.chosen else "",
             f"{words.place(candidate.mutation)}: {words.material(candidate.mutation)}",
-            f"{candidate.value:.4g}{ORDER[candidate.order] if mixed else ''}",
+            words.score(candidate.value, candidate.error) + ORDER[candidate.order] * mixed,
             words.change(candidate.predicted),
             f"{candidate.parameters:+,}",
             f"{candidate.flops:+,}",

@@ -254,6 +254,11 @@ def recorded(record: Record) -> str:
     return ", ".join((kind.replace("_", " "), *rest))
 
 
+def score(value: float, error: float | None) -> str:
+    """Return a score, with its standard error where there is one."""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
 def best_first(ranking: tuple[Ranked, ...]) -> list[Ranked]:
     """Return candidates by falling score; equal scores keep their order."""
     return sorted(ranking, key=lambda candidate: -candidate.value)

@@ -57,6 +57,7 @@ class Revision:
         after: The changed model.
         plan: What was applied.
         moved: For each resized tensor, by path, for each axis where its entries were.
+        made: As they were made, the parameters that a start has written to since, by path.
 
     Raises:
         TypeError: A field is missing; `apply` makes these.
@@ -77,6 +78,7 @@ class Revision:
     after: TracedModel
     plan: Plan
     moved: Moves = field(default_factory=dict, repr=False)
+    made: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def diff(self) -> TopologyDiff:
@@ -153,17 +155,20 @@ def apply(
 def set_step(revision: Revision, directions: Sequence[Directed], step: float) -> None:
     """Set the new layers of a revision to another step along their directions, in place.
 
-    For a line search right after `apply`, before anything was trained. At step 0 the layers stay
-    as they were made, but for what a scorer says that they start with at any step.
+    They are then as `apply` with these directions and this step makes them, whatever was set
+    before: at step 0 they keep the function. For a line search right after `apply`, before
+    anything was trained.
 
     Raises:
         ShapeError: A direction does not fit the new layer.
     """
     known = {digest(item.mutation): item for item in directions}
     before, after = revision.before.module, revision.after.module
+    _put_back(after, revision.made)
     for change in revision.plan.changes:
         item = known.get(digest(change.mutation)) or known.get(change.requested)
         for part, length in _starts(item, step):
+            _remember(revision, change.path, part)
             if isinstance(change.mutation, WidenLayer) and change.mutation.how == "split":
                 units = change.mutation.units or ()
                 set_halves(before, after, revision.moved, units, part, length)
@@ -257,6 +262,19 @@ def _starts(item: Directed | None, step: float) -> Iterator[tuple[Mapping[str, T
     if item is not None:
         yield item.start, 1.0
         yield item.direction, step
+
+
+def _remember(revision: Revision, path: str | None, part: Mapping[str, Tensor]) -> None:
+    """Keep the parameters that are about to be written to for the first time."""
+    wanted = {name if path is None else f"{path}.{name}" for name in part} - revision.made.keys()
+    named = revision.after.module.named_parameters(remove_duplicate=False) if wanted else ()
+    revision.made.update({name: p.detach().clone() for name, p in named if name in wanted})
+
+
+def _put_back(network: nn.Module, made: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for path, value in made.items():
+            network.get_parameter(path).copy_(value)
 
 
 def _fits(layers: nn.Module, direction: Mapping[str, Tensor], name: str) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from topograph.rewrite.table import AnyMutation
+from topograph.sensitivity.batches import Loss
 from topograph.sensitivity.over_ranks import Reduce
-from topograph.sensitivity.tape import Loss
 from topograph.tracing import TracedModel
 
 
@@ -14,7 +14,8 @@ class Asked(NamedTuple):
 
     Attributes:
         traced: The model; it stays as it is.
-        batches: Pairs of inputs and target; read once, one at a time.
+        batches: Pairs of inputs and target; they are gone through once, one at a time. A scorer
+            that hears them several times keeps them all.
         loss: From output and target to a scalar that is a mean over the batch.
         wanted: Candidates at single places, each of which the scorer knows.
         reduce: Sums a tensor over all ranks of a distributed run; None in one process.

@@ -15,7 +15,8 @@ class Ranked(Record):
     """One candidate of a growth: its score, what was predicted of it, its cost, and its fate.
 
     `predicted` is the change of the loss at the step that was taken (negative is better); `raced`
-    is the loss after the race, for a candidate that took part in one.
+    is the loss after the race, for a candidate that took part in one; `error` is the standard error
+    of the value, where the scorer has one.
     """
 
     mutation: Mutation
@@ -26,6 +27,7 @@ class Ranked(Record):
     flops: int
     chosen: bool
     raced: float | None = None
+    error: float | None = None
 
 
 class Growth(Record):

@@ -8,6 +8,7 @@ import inspect
 import operator
 from collections.abc import Mapping
 from functools import partial
+from inspect import Parameter
 from typing import Any
 
 from torch import fx, nn
@@ -15,7 +16,7 @@ from torch import fx, nn
 from topograph.errors import ShapeError, TraceError
 from topograph.tracing.frames import Frame, Name, names_in
 from topograph.tracing.functions import CONSTANTS
-from topograph.tracing.module import Calling, build
+from topograph.tracing.module import Calling, build, taken
 from topograph.tracing.sizes import SIZES, is_size
 
 Extract = tuple[fx.Graph, Calling]
@@ -110,7 +111,8 @@ def extract(
     """Return the part of a graph that a submodule runs, or None where it cannot be cut out."""
     module = tree.get_submodule(path)
     signature = inspect.signature(type(module).forward)
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in signature.parameters.values()):
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if kinds & {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} or taken(module):
         return None
     try:
         bound = signature.bind(module, *frame.args, **frame.kwargs)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import fx, nn
@@ -94,6 +95,24 @@ def build(graph: fx.Graph, tree: nn.Module, name: str, calling: Calling = AS_REC
     network.training = tree.training
     network.calling = calling
     return network
+
+
+@cache
+def _own_names() -> frozenset[str]:
+    """Return the names that a network has beside those of every module; what is None gives way."""
+    network = Network({}, fx.Graph())
+    names = set(dir(network)) - set(dir(nn.Module()))
+    return frozenset(name for name in names if getattr(network, name) is not None)
+
+
+def taken(tree: nn.Module) -> dict[str, str]:
+    """Return what at the top of a tree has a name that a network needs for itself."""
+    return {
+        name: store.strip("_").removesuffix("s").replace("module", "submodule")
+        for store in STATE
+        for name in getattr(tree, store)
+        if name in _own_names()
+    }
 
 
 def _graft(network: Network, stores: dict[str, dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from topograph.tracing.functions import CONSTANTS
 from topograph.tracing.hosting import hosted
 from topograph.tracing.inputs import inputs_of
 from topograph.tracing.modes import Merge, differing_owners, merge_modes
-from topograph.tracing.module import Calling, Network, build
+from topograph.tracing.module import Calling, Network, build, taken
 from topograph.tracing.preserve import preserved, set_mode
 from topograph.tracing.recording import record
 from topograph.tracing.symbolic import trace_symbolically
@@ -127,6 +127,7 @@ def trace(
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace takes an nn.Module, got {type(model).__name__}; call its factory")
     model, wrapped = unwrapped(model)
+    _free_names(model)
     if isinstance(example_inputs, torch.Tensor):
         example_inputs = (example_inputs,)
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
@@ -168,6 +169,15 @@ def trace(
         model=model,
         frames=recording.frames,
     )
+
+
+def _free_names(model: nn.Module) -> None:
+    for name, what in taken(model).items():
+        raise TraceError(
+            f"{type(model).__name__}.{name}: a {what} at the top of a model cannot be called "
+            f"{name!r}: the recorded network, a torch.fx.GraphModule, has an attribute of that "
+            f"name; rename the {what}"
+        )
 
 
 def _needs_inputs(model: nn.Module) -> bool:
