@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import topograph as tg
+from tests.often import often
 from topograph.sensitivity import mean_loss
 
 Batches = list[tuple[Any, Any]]
@@ -119,9 +119,8 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cnn3d": (lambda: Cnn(3), (2, 4, 4, 4)),
     "vit": (Vit, (5, 4)),
 }
-OFTEN = ("mlp", "residual", "cnn", "vit")  # in the suite; the others in the long campaign
-NETS = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.long) for name in SHAPES]
-FEW = [p if p in ("mlp", "cnn") else pytest.param(p, marks=pytest.mark.long) for p in SHAPES]
+NETS = often(SHAPES, ("mlp", "residual", "cnn", "vit"))
+FEW = often(SHAPES, ("mlp", "cnn"))
 
 
 def make(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> tg.TracedModel:

@@ -89,9 +89,7 @@ print(json.dumps(found))
 
 def test_its_own_tests_pass(installed, tmp_path):
     copy = shutil.copytree(SOURCE / "tests", tmp_path / "acme_tests")
-    out = run_fresh(
-        installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(copy), cwd=tmp_path
-    )
+    out = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(copy), cwd=tmp_path)
     assert out.strip().splitlines()[-1].startswith("6 passed")
 
 

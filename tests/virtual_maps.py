@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import Batches
@@ -18,42 +19,75 @@ def eye_of(block, channels: int, dims: int) -> Tensor:
     return torch.eye(written).double().reshape(written, channels, *kernel).movedim(0, 1)
 
 
-def gradient_of(traced: tg.TracedModel, mutation, batches: Batches, loss) -> Tensor:
-    """Return M [written, read + 1]: of a block with a tanh and `eye_of` behind, by autograd.
+def gradients_of(traced: tg.TracedModel, mutations, batches: Batches, loss) -> list[Tensor]:
+    """Return M [written, read + 1] of each, from a block with a tanh and `eye_of` behind.
 
-    With W1 = 0 and W2 = I the negative gradient by W1 and b1 is M itself.
+    With W1 = 0 and W2 = I the negative gradient by W1 and b1 is M itself, beside others like it.
     """
+    changes = [_whole(traced, mutation) for mutation in mutations]
+    several, after = layers_of_each(traced, [change for change, _ in changes])
+    with torch.no_grad():
+        for layers, (_, eye) in zip(several, changes, strict=True):
+            layers.reduce.weight.zero_()
+            layers.reduce.bias.zero_()
+            layers.expand.weight.copy_(eye)
+    wanted = [p for layers in several for p in (layers.reduce.weight, layers.reduce.bias)]
+    total = sum(loss(after(x), y) for x, y in batches) / len(batches)
+    found = iter(torch.autograd.grad(total, wanted))
+    return [-torch.cat([rows.flatten(1), next(found)[:, None]], 1) for rows in found]
+
+
+def _whole(traced: tg.TracedModel, mutation) -> tuple[tg.InsertLayer, Tensor]:
+    """Return a mutation whose units write every entry by itself, and the weights that do."""
     node = mutation.where.node if mutation.where.kind == "at" else mutation.where.source
     found = traced.topology.by_name[node]
     eye = eye_of(mutation.block, found.channels, len(found.axes) - 2)
     block = mutation.block.model_copy(update={"units": eye.shape[1], "activation": "tanh"})
-    change = mutation.model_copy(update={"block": block})
-    layers, after = layers_of(traced, change)
-    with torch.no_grad():
-        layers.reduce.weight.zero_()
-        layers.reduce.bias.zero_()
-        layers.expand.weight.copy_(eye)
-    weight, bias = layers.reduce.weight, layers.reduce.bias
-    total = sum(loss(after(x), y) for x, y in batches) / len(batches)
-    rows, last = torch.autograd.grad(total, [weight, bias])
-    return -torch.cat([rows.flatten(1), last[:, None]], 1)
+    return mutation.model_copy(update={"block": block}), eye
 
 
 def layers_of(traced: tg.TracedModel, mutation, directions=(), step=0):
     """Return the new layers of a mutation and the whole network, in eval mode."""
-    revision = tg.apply(traced, tg.plan(traced, [mutation]), directions=directions, step=step)
+    (layers,), after = layers_of_each(traced, [mutation], directions, step)
+    return layers, after
+
+
+def layers_of_each(traced: tg.TracedModel, mutations, directions=(), step=0):
+    """Return the new layers of each mutation and the network with all, in eval mode."""
+    revision = tg.apply(traced, tg.plan(traced, mutations), directions=directions, step=step)
+    assert len(revision.plan.changes) == len(mutations)
     after = revision.after.module.eval()
-    return after.get_submodule(revision.plan.changes[0].path), after
+    return [after.get_submodule(change.path) for change in revision.plan.changes], after
 
 
 def losses(traced: tg.TracedModel, score: tg.Score, batches: Batches, steps, loss) -> list[float]:
     """Return the mean loss at each step along a score's start."""
-    revision = tg.apply(traced, tg.plan(traced, [score.mutation]), directions=[score], step=0)
-    found = []
-    for step in steps:
-        set_step(revision, [score], step)
-        found.append(mean_loss(revision.after, batches, loss))
+    ((_, found),) = losses_each(traced, [score], batches, steps, loss)
     return found
+
+
+def losses_each(traced: tg.TracedModel, scores, batches: Batches, steps, loss):
+    """Yield each score with the mean loss at each step along its start alone.
+
+    One plan has the layers of all: one that is at 0 adds nothing.
+    """
+    plan = tg.plan(traced, [score.mutation for score in scores])
+    assert len(plan.changes) == len(scores)
+    revision = tg.apply(traced, plan)
+    for score in scores:
+        found = []
+        for step in steps:
+            set_step(revision, [score], step)
+            found.append(mean_loss(revision.after, batches, loss))
+        yield score, found
+
+
+def falls_each(traced: tg.TracedModel, scores, batches: Batches, *steps):
+    """Yield each score with what the loss falls by at each step, by ``step ** order``."""
+    before = mean_loss(traced, batches, F.cross_entropy)
+    for score, found in losses_each(traced, scores, batches, steps, F.cross_entropy):
+        falls = zip(steps, found, strict=True)
+        yield score, [(before - after) / step**score.order for step, after in falls]
 
 
 def regression(count: int = 6, samples: int = 16) -> tuple[tg.TracedModel, Batches]:

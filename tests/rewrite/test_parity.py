@@ -11,13 +11,16 @@ import pytest
 
 from benchmarks.parity import OTHERS, WIDTHS, Row, count, examine
 from benchmarks.zoo.models import Specimen, missing, quiet
-from tests.often import SMALL, often
+from tests.often import often
 from tests.public import public
 from tests.random_mutations import KINDS
-from tests.zoo import Example
+from tests.zoo import ZOO, Example
 from topograph.tracing.inputs import batch_size, with_batch
 
 LARGER = ("test_resnet", "test_convnext", "test_vit", "LlamaForCausalLM")
+SEVERAL = often(
+    ZOO, "residual resnet attention encoder densenet grouped tied odds recurrent".split()
+)
 ROWS: dict[str, Row] = {}
 
 
@@ -44,13 +47,13 @@ def assert_parity(one: Specimen) -> None:
     assert all(reason for _, reason, _ in found["reasons"])
 
 
-@pytest.mark.parametrize("example", SMALL)
+@pytest.mark.parametrize("example", SEVERAL)
 def test_every_mutation_on_a_small_model(example):
     assert_parity(specimen(example))
 
 
 def test_every_kind_goes_through_somewhere():
-    rows = [row(specimen(parameter.values[0])) for parameter in SMALL if not parameter.marks]
+    rows = [row(specimen(parameter.values[0])) for parameter in SEVERAL if not parameter.marks]
     kinds = (*WIDTHS, *OTHERS)
     assert {re.sub(" .*", "", what) for what in kinds} >= {"widen", "narrow"}
     assert len(OTHERS) == len(KINDS) - 2

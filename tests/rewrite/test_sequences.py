@@ -59,7 +59,7 @@ def law(description: Description, requests: list, in_run: bool) -> Counter[str]:
 
 
 @given(random_models(), random_requests(), st.booleans())
-@settings(max_examples=8, deadline=None, phases=QUICK, suppress_health_check=SLOW)
+@settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=SLOW)
 def test_random_sequences(description, requests, in_run):
     law(description, requests, in_run)
 

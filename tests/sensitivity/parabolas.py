@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import SHAPES
+from topograph.rewrite import set_step
 from topograph.sensitivity import mean_loss
 from topograph.sensitivity.asked import Asked
 from topograph.sensitivity.wasserstein import measure
@@ -57,12 +58,23 @@ def falls(traced, batches, scores, step):
 
 def slope_and_curvature(traced, score, batches):
     """Return D and kappa of a move by e, from the outputs at a small step on either side."""
-    rate = tg.score(traced, batches, F.mse_loss, [score.mutation])[0]
-    step = 1e-3 if rate.order == 2 else 1e-5
-    _, after = applied(traced, rate, step)
-    curvature = []
-    for x, _ in batches:
-        with torch.no_grad():
-            moved = (after(x) - traced.module.eval()(x)) / step**rate.order
-        curvature.append(2 * moved.square().mean().item())
-    return rate.value, float(np.mean(curvature))
+    (found,) = slopes_and_curvatures(traced, [score], batches).values()
+    return found
+
+
+def slopes_and_curvatures(traced, scores, batches):
+    """Return D and kappa of each move; one plan has all of them, all but one at a step of 0."""
+    rates = tg.score(traced, batches, F.mse_loss, [score.mutation for score in scores])
+    assert len(rates) == len(scores)
+    revision, found = tg.apply(traced, tg.plan(traced, [r.mutation for r in rates])), {}
+    after = revision.after.module.eval()
+    for rate in rates:
+        step = 1e-3 if rate.order == 2 else 1e-5
+        set_step(revision, [rate], step)
+        curvature = []
+        for x, _ in batches:
+            with torch.no_grad():
+                moved = (after(x) - traced.module.eval()(x)) / step**rate.order
+            curvature.append(2 * moved.square().mean().item())
+        found[rate.mutation] = rate.value, float(np.mean(curvature))
+    return found

@@ -1,12 +1,14 @@
 """Several leading directions, each in a unit of its own, and ReLU's pairs of units."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import data, make, measured, places_of
-from tests.virtual_maps import gradient_of
+from tests.virtual_maps import falls_each, gradients_of
 from topograph.sensitivity.closed_forms import SLOPES
 
 BLOCKS = {
@@ -31,30 +33,40 @@ def scores_of(traced, batches, wanted, directions):
     return tg.score(traced, batches, F.cross_entropy, wanted, directions=directions)
 
 
+@cache
+def case(net, name):
+    """Return a network, batches, candidates, and by autograd what each would get as gradient."""
+    traced, batches = make(net), data(net, 2)
+    wanted = some(traced, BLOCKS[name])
+    found = gradients_of(traced, wanted, batches, F.cross_entropy)
+    return traced, batches, dict(zip(wanted, found, strict=True))
+
+
 @pytest.mark.parametrize("directions", [2, 3, 50])
 @pytest.mark.parametrize(("net", "name"), CASES)
 def test_the_loss_falls_by_the_mean_of_the_singular_values(net, name, directions):
-    traced, batches, block = make(net), data(net, 2), BLOCKS[name]
+    (traced, batches, matrices), block = case(net, name), BLOCKS[name]
     each = 2 if block.activation == "relu" else 1
-    scores = scores_of(traced, batches, some(traced, block), directions)
+    scores = scores_of(traced, batches, list(matrices), directions)
     assert len(scores) == 5
-    for score in scores:
-        matrix = gradient_of(traced, score.mutation, batches, F.cross_entropy)
-        values = torch.linalg.svdvals(matrix)[: min(directions, block.units // each)]
+    for score, (fall,) in falls_each(traced, scores, batches, 1e-3):
+        values = torch.linalg.svdvals(matrices[score.mutation])[
+            : min(directions, block.units // each)
+        ]
         expected = SLOPES[block.activation] * values.mean().item() / 2
         assert score.value == pytest.approx(expected, rel=1e-9)
         assert score.order == 2
         assert len(score.direction["reduce.weight"]) == each * len(values)
         squares = sum(part.square().sum() for part in score.direction.values())
         assert squares.item() == pytest.approx(1, abs=1e-12)
-        assert measured(traced, score, batches, 1e-3) == pytest.approx(score.value, rel=2e-5)
+        assert fall == pytest.approx(score.value, rel=2e-5)
 
 
 def test_each_unit_has_a_pair_of_its_own():
     traced, batches = make("residual"), data("residual", 2)
     change = tg.InsertLayer(where=tg.at("tanh"), block=BLOCKS["tanh"])
     (score,) = scores_of(traced, batches, [change], 3)
-    matrix = gradient_of(traced, score.mutation, batches, F.cross_entropy)
+    (matrix,) = gradients_of(traced, [score.mutation], batches, F.cross_entropy)
     left, values, right = torch.linalg.svd(matrix)
     rows = torch.cat([score.direction["reduce.weight"], score.direction["reduce.bias"][:, None]], 1)
     for index in range(3):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import NETS, data, make, places_of
-from tests.virtual_maps import layers_of, losses, regression
+from tests.virtual_maps import layers_of_each, losses, regression
 from topograph.sensitivity import mean_loss
 from topograph.sensitivity.newton import RIDGE
 
@@ -34,14 +34,15 @@ def test_a_start_at_step_0_keeps_the_function_and_units_read_alike(net, block):
     wanted = [c for edges in (0, 1) for c in places_of(traced, BLOCKS[block], edges=edges)]
     found = scores_of(traced, batches, wanted)
     assert len(found) == len(wanted)
-    for score in found:
+    several, after = layers_of_each(traced, [score.mutation for score in found], found)
+    heard = [[] for _ in found]
+    for layers, own in zip(several, heard, strict=True):
+        layers.reduce.register_forward_hook(lambda _m, _i, out, own=own: own.append(out))
+    kept = sum(F.cross_entropy(after(x), y).item() for x, y in batches) / len(batches)
+    assert kept == before  # every bit
+    for score, layers, own in zip(found, several, heard, strict=True):
         assert (score.order, score.unit) == (0, "loss")
-        layers, after = layers_of(traced, score.mutation, [score])
-        heard = []
-        layers.reduce.register_forward_hook(lambda _m, _i, out, heard=heard: heard.append(out))
-        kept = sum(F.cross_entropy(after(x), y).item() for x, y in batches) / len(batches)
-        assert kept == before  # every bit
-        units = heard[0] if "Conv" not in type(layers.reduce).__name__ else heard[0].movedim(1, -1)
+        units = own[0] if "Conv" not in type(layers.reduce).__name__ else own[0].movedim(1, -1)
         spread = units.detach().flatten(0, -2).square().mean(0).sqrt()
         usual = torch.isclose(spread, torch.full_like(spread, 0.7), rtol=1e-6)
         assert (spread < 0.7 * (1 + 1e-6)).all()

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import NETS, data, make, places_of
-from tests.virtual_maps import gradient_of, layers_of
+from tests.virtual_maps import gradients_of, layers_of_each
 
 BLOCKS = {
     "bottleneck": tg.Bottleneck(units=3),
@@ -30,9 +30,9 @@ def test_the_value_is_the_norm_of_the_gradient_that_autograd_finds(net, block):
     wanted = [c for edges in (0, 1) for c in places_of(traced, BLOCKS[block], edges=edges)]
     found = scores_of(traced, batches, wanted)
     assert len(found) == len(wanted)
-    for score in found:
-        expected = gradient_of(traced, score.mutation, batches, F.cross_entropy).norm().item()
-        assert score.value == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    matrices = gradients_of(traced, [s.mutation for s in found], batches, F.cross_entropy)
+    for score, matrix in zip(found, matrices, strict=True):
+        assert score.value == pytest.approx(matrix.norm().item(), rel=1e-9, abs=1e-15)
         assert (score.unit, score.order, dict(score.direction)) == ("gradient", 0, {})
         assert score.predicted(0.1) == 0
 
@@ -41,10 +41,11 @@ def test_the_value_is_the_norm_of_the_gradient_that_autograd_finds(net, block):
 @pytest.mark.parametrize("net", ["mlp", "residual", "vit"])
 def test_a_linear_layer_and_its_bias(net, bias):
     traced, batches = make(net), data(net, 2)
-    for score in scores_of(traced, batches, places_of(traced, tg.Linear(bias=bias))):
-        layers, after = layers_of(traced, score.mutation)
-        loss = sum(F.cross_entropy(after(x), y) for x, y in batches) / 2
-        parts = torch.autograd.grad(loss, list(layers.parameters()))
+    found = scores_of(traced, batches, places_of(traced, tg.Linear(bias=bias)))
+    several, after = layers_of_each(traced, [score.mutation for score in found])
+    loss = sum(F.cross_entropy(after(x), y) for x, y in batches) / 2
+    for score, layers in zip(found, several, strict=True):
+        parts = torch.autograd.grad(loss, list(layers.parameters()), retain_graph=True)
         assert len(parts) == 1 + bias
         expected = torch.cat([part.flatten() for part in parts]).norm().item()
         assert score.value == pytest.approx(expected, rel=1e-9, abs=1e-15)

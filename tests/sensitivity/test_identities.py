@@ -84,17 +84,17 @@ def test_at_a_stationary_point_the_whole_stream_has_no_derivative():
     def closure():
         optimizer.zero_grad()
         weights = sum(p.square().sum() for p in traced.module.parameters())
-        loss = F.cross_entropy(traced.module(x), y) + 1e-3 * weights
+        loss = F.cross_entropy(traced.module(x), y) + 1e-2 * weights
         loss.backward()
         return loss
 
     optimizer.step(closure)
     g, w = gradients(traced, batches)
     for path, part in g.items():  # only the decay is left: G = lambda W
-        torch.testing.assert_close(part, 2e-3 * w[path], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(part, 2e-2 * w[path], rtol=1e-4, atol=1e-7)
     (head,) = correlations(traced, batches, ["add"])
     torch.testing.assert_close(
-        head, 2e-3 * w["head.weight"].T @ w["head.weight"], rtol=1e-3, atol=1e-7
+        head, 2e-2 * w["head.weight"].T @ w["head.weight"], rtol=1e-3, atol=1e-7
     )
 
 

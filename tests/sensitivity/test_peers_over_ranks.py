@@ -2,9 +2,14 @@
 
 import pytest
 
+from tests.often import often
 from tests.training.rank_worker import forker, values_of
 
 PEERS = "rank_worker_peers"
+ALIKE = ["gradient_norm", "gradmax", "tiny", "random", "first", "last"]
+DRAWN = ["features", "wasserstein"]
+CASES = [(scorer, split) for scorer in [*ALIKE, *DRAWN] for split in (True, False)]
+FEW = [(scorer, split) for scorer, split in CASES if split or scorer in ["gradient_norm", *DRAWN]]
 
 
 def values(scores):
@@ -12,17 +17,14 @@ def values(scores):
 
 
 @pytest.mark.parametrize("net", ["mlp", pytest.param("cnn", marks=pytest.mark.long)])
-@pytest.mark.parametrize("split", [True, False])
-@pytest.mark.parametrize(
-    "scorer",
-    ["gradient_norm", "gradmax", "tiny", "features", "wasserstein", "random", "first", "last"],
-)
-def test_two_ranks_agree_and_score_as_one(scorer, net, split):
+@pytest.mark.parametrize("case", often(CASES, FEW))
+def test_two_ranks_agree_and_score_as_one(case, net):
+    scorer, split = case
     first, second = values_of(forker().run(f"{PEERS}:score", scorer=scorer, net=net, split=split))
     assert first == second  # every bit
     (alone,) = values_of(forker().run(f"{PEERS}:score", 1, scorer=scorer, net=net, split=split))
     assert values(first).keys() == values(alone).keys()
-    if scorer not in ("features", "wasserstein"):  # their draws depend on who has which batch
+    if scorer not in DRAWN:  # their draws depend on who has which batch
         for name, value in values(first).items():
             assert value == pytest.approx(values(alone)[name], rel=1e-9, abs=1e-15)
 

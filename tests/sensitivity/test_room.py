@@ -1,14 +1,12 @@
 """Memory that runs short: in a process of its own, with the limit of the operating system."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.forked import ROOT, python
 from topograph.tracing.short import is_short
 
-HERE = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import resource
 import torch
@@ -41,8 +39,8 @@ for each, count, batches in [(60, 7, []), (400, 1, []), (60, 7, iter([])), (400,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
 def test_fewer_candidates_at_a_time_and_then_one_clear_error():
-    ran = [sys.executable, "-c", SCRIPT]
-    found = subprocess.run(ran, cwd=HERE, capture_output=True, text=True, timeout=60, check=True)
+    found = python("-c", SCRIPT, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
     parted, single, once, all_fail = found.stdout.splitlines()
     assert parted == "[0, 10, 20, 30, 40, 50, 60] [7, 3, 4, 2, 2]"
     assert single.startswith("memory is short for 1 candidate on one batch (")

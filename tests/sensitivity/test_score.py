@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import topograph as tg
-from tests.nets import SHAPES, Named, data, frozen_copy, make, places_of, same
+from tests.nets import NETS, Named, data, frozen_copy, make, places_of, same
 from topograph.sensitivity.closed_forms import SLOPES, outcome, statistic
 from topograph.sensitivity.products import Product
 from topograph.sensitivity.statistics import Convolution, Matrix
@@ -42,10 +42,11 @@ def length(direction):
 def test_directions_are_of_unit_length_and_fit_the_block(net):
     traced, batches = make(net), data(net)
     wanted = [c for block in BLOCKS for c in places_of(traced, block)]
-    for score in tg.score(traced, batches, F.cross_entropy, wanted):
+    scores = tg.score(traced, batches, F.cross_entropy, wanted)
+    tg.apply(traced, tg.plan(traced, wanted), directions=scores)
+    for score in scores:
         assert length(score.direction) == pytest.approx(1, abs=1e-12)
         assert score.value >= 0
-        tg.apply(traced, tg.plan(traced, [score.mutation]), directions=[score])
 
 
 @settings(max_examples=60)
@@ -112,12 +113,13 @@ def test_no_random_direction_beats_one_matrix(seed, bias):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("net", SHAPES)
+@pytest.mark.parametrize("net", NETS)
 def test_cost_is_what_the_plan_says(net, block):
     traced = make(net)
-    for change in places_of(traced, block):
-        (score,) = tg.score(traced, data(net), F.cross_entropy, [change])
-        effects = tg.plan(traced, [change]).effects
+    if not (places := places_of(traced, block)[::2]):
+        return  # nothing there has space
+    for score in tg.score(traced, data(net), F.cross_entropy, places):
+        effects = tg.plan(traced, [score.mutation]).effects
         assert score.cost.parameters == effects.parameters_after - effects.parameters_before
         assert score.cost.flops == effects.flops_after - effects.flops_before
 

@@ -38,7 +38,7 @@ def fresh_norm(kind, affine=True):
 
 
 class Fan(nn.Module):
-    """Two Linear layers, and if asked something else, read what a square one makes; its size too."""
+    """Two Linear layers read what a square one makes, its size too, and something else if asked."""
 
     def __init__(self, *, other):
         super().__init__()

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import FEW, data, make, places_of
-from tests.virtual_maps import gradient_of, losses
+from tests.virtual_maps import gradients_of, losses_each
+from topograph.sensitivity import mean_loss
 from topograph.sensitivity.closed_forms import SLOPES
 from topograph.sensitivity.newton import RIDGE
 from topograph.sensitivity.tape import Probe, sweep
@@ -68,7 +69,9 @@ def test_with_all_units_it_is_the_least_squares_fit_of_the_gradient(net, norm):
 @pytest.mark.parametrize("net", ["mlp", "vit"])
 def test_few_units_are_the_leading_ones_of_the_whitened_correlation(net, block):
     traced, batches, form = make(net), data(net, 3, size=4), BLOCKS[block]
-    for score in scores_of(traced, batches, places_of(traced, form)):
+    found = scores_of(traced, batches, places_of(traced, form))
+    matrices = gradients_of(traced, [s.mutation for s in found], batches, F.cross_entropy)
+    for score, correlation in zip(found, matrices, strict=True):
         x, _ = states_of(traced, batches, score.mutation)
         x = F.layer_norm(x, x.shape[-1:]) if form.norm else x
         x1 = torch.cat([x, torch.ones_like(x[..., :1])], -1)
@@ -76,7 +79,6 @@ def test_few_units_are_the_leading_ones_of_the_whitened_correlation(net, block):
         second += RIDGE * second.diagonal().mean() * torch.eye(len(second)).double()
         values, axes = torch.linalg.eigh(second)
         inverse_root = axes / values.sqrt() @ axes.T
-        correlation = gradient_of(traced, score.mutation, batches, F.cross_entropy)
         u, s, vh = torch.linalg.svd(correlation @ inverse_root, full_matrices=False)
         few = min(form.units, len(s))
         assert score.value == pytest.approx(s[:few].square().sum().item(), rel=1e-6, abs=1e-15)
@@ -103,9 +105,9 @@ def test_the_loss_falls_by_the_value_per_squared_step(net, block):
     wanted = [c for edges in (0, 1) for c in places_of(traced, BLOCKS[block], edges=edges)]
     found = scores_of(traced, batches, wanted)
     assert len(found) == len(wanted)
-    before = losses(traced, found[0], batches, [0], F.cross_entropy)[0]
-    for score in found:
-        at_0, little = losses(traced, score, batches, (0, 3e-3), F.cross_entropy)
+    before = mean_loss(traced, batches, F.cross_entropy)
+    steps = losses_each(traced, found, batches, (0, 3e-3), F.cross_entropy)
+    for score, (at_0, little) in steps:
         assert at_0 == before
         assert score.order == 2
         assert (before - little) / 9e-6 == pytest.approx(score.value, rel=2e-3, abs=1e-9), score

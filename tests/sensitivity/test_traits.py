@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import topograph as tg
-from tests.nets import data, make, measured, places_of
-from tests.virtual_maps import gradient_of, layers_of, losses
+from tests.nets import data, make, places_of
+from tests.virtual_maps import falls_each, gradients_of, layers_of_each, losses
 from topograph.sensitivity import mean_loss
 from topograph.sensitivity.scorers import CURVE, FLAT, KERNELS, PAIRS, SCORERS, traits
 
@@ -69,9 +69,10 @@ def test_plain_blocks_have_no_traits():
 def test_the_norm_of_the_gradient_of_two_layers(trait):
     traced, batches = make("cnn"), data("cnn", 2)
     places = places_of(traced, BLOCKS[trait]) + places_of(traced, BLOCKS[trait], edges=True)[::3]
-    for score in tg.score(traced, batches, F.cross_entropy, places, scorer="gradient_norm"):
-        expected = gradient_of(traced, score.mutation, batches, F.cross_entropy).norm().item()
-        assert score.value == pytest.approx(expected, rel=1e-9)
+    found = tg.score(traced, batches, F.cross_entropy, places, scorer="gradient_norm")
+    matrices = gradients_of(traced, [s.mutation for s in found], batches, F.cross_entropy)
+    for score, matrix in zip(found, matrices, strict=True):
+        assert score.value == pytest.approx(matrix.norm().item(), rel=1e-9)
 
 
 def test_features_of_relu_bring_about_what_they_foretell():
@@ -110,17 +111,20 @@ def test_one_matrix_behind_a_curve_is_of_first_order(net, activation):
     traced, batches = make(net), data(net, 2)
     block = tg.Linear(activation=activation)
     places = places_of(traced, block)[:4] + places_of(traced, block, edges=True)[3:6]
-    for score in tg.score(traced, batches, F.cross_entropy, places):
-        layers, after = layers_of(traced, score.mutation)
-        loss = sum(F.cross_entropy(after(x), y) for x, y in batches) / len(batches)
-        parts = torch.autograd.grad(loss, [layers.linear.weight, layers.linear.bias])
+    scores = tg.score(traced, batches, F.cross_entropy, places)
+    several, after = layers_of_each(traced, [score.mutation for score in scores])
+    loss = sum(F.cross_entropy(after(x), y) for x, y in batches) / len(batches)
+    falls = falls_each(traced, scores, batches, 1e-5)
+    for layers, (score, (fall,)) in zip(several, falls, strict=True):
+        wanted = [layers.linear.weight, layers.linear.bias]
+        parts = torch.autograd.grad(loss, wanted, retain_graph=True)
         whole = torch.cat([parts[0], parts[1][:, None]], 1)
         assert score.order == 1
         assert score.value == pytest.approx(whole.norm().item(), rel=1e-9)
         unit = -whole / whole.norm()
         torch.testing.assert_close(score.direction["linear.weight"], unit[:, :-1])
         torch.testing.assert_close(score.direction["linear.bias"], unit[:, -1])
-        assert measured(traced, score, batches, 1e-5) == pytest.approx(score.value, rel=1e-3)
+        assert fall == pytest.approx(score.value, rel=1e-3)
 
 
 def test_two_kernels_on_too_many_channels_are_refused():

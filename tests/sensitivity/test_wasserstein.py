@@ -13,7 +13,15 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.nets import data, frozen_copy, make, same
-from tests.sensitivity.parabolas import applied, falls, one_output, slope_and_curvature, within
+from tests.sensitivity.parabolas import (
+    applied,
+    falls,
+    one_output,
+    slope_and_curvature,
+    slopes_and_curvatures,
+    within,
+)
+from tests.virtual_maps import layers_of_each
 from topograph.rewrite import set_step
 from topograph.sensitivity import mean_loss, scorable
 from topograph.sensitivity.asked import Asked
@@ -92,9 +100,9 @@ def test_the_value_is_the_best_of_the_parabola_within_the_budget(net, budget):
     moves = moves_of(traced, FORMS[net])[:: 3 if net == "vit" else 1]
     scores = within(traced, batches, moves, budget=budget)
     assert len({score.order for score in scores}) == 2
-    cut = 0
+    known, cut = slopes_and_curvatures(traced, scores, batches), 0
     for score in scores:
-        slope, curvature = slope_and_curvature(traced, score, batches)
+        slope, curvature = known[score.mutation]
         e = np.geomspace(1e-9, 1, 4001) * budget**score.order
         best = (slope * e - curvature * e**2 / 2).max()
         found = -score.predicted(budget)
@@ -134,9 +142,9 @@ def test_the_loss_falls_by_that_much_at_the_budget(net):
 def test_the_new_units_are_that_far_from_the_old_by_pot(p, atoms):
     traced, batches = one_output("residual")
     block, budget = tg.Bottleneck(units=atoms, activation="tanh"), 1e-2
-    for score in within(traced, batches, moves_of(traced, [block], False), p=p, budget=budget):
-        revision, after = applied(traced, score, budget)
-        layer = after.get_submodule(revision.plan.changes[0].path)
+    scores = within(traced, batches, moves_of(traced, [block], False), p=p, budget=budget)
+    layers, _ = layers_of_each(traced, [score.mutation for score in scores], scores, budget)
+    for layer in layers:
         parts = [layer.reduce.weight, layer.reduce.bias[:, None], layer.expand.weight.T]
         made = torch.cat(parts, 1).detach().numpy() * atoms**0.5  # each has a mass of 1 / atoms
         made[(layer.expand.weight == 0).all(0).numpy()] = 0  # what writes nothing is as no unit

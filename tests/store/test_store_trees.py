@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from store_campaign import state_of
 
+from tests.often import often
 from tests.store.conftest import Worker
 from topograph.errors import CorruptError, StoreError
 from topograph.store import read_tree, write_tree
@@ -55,10 +56,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_tree(tmp_path / "state")
 
 
-def test_twenty_kills(worker: Worker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", often([8, 100], [8]))
+def test_kills(worker: Worker, tmp_path: Path, kills: int) -> None:
     place, chance = tmp_path / "state", random.Random(1)
     write_tree(place, {"number": 0, "state": state_of(0)})
-    for _ in range(20):
+    for _ in range(kills):
         before = read_tree(place)["number"]
         child = worker.ask("trees", place, before)
         said = [worker.line() for _ in range(1 + chance.randint(0, 3))]

@@ -113,7 +113,7 @@ def law(description: Description) -> None:
 
 
 @given(random_models())
-@settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=12, deadline=None, suppress_health_check=SLOW)
 def test_random_models(description):
     law(description)
 
