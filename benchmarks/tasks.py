@@ -1,4 +1,4 @@
-"""Small tasks with a training and a test set: two generated ones, and three of public data.
+"""Small tasks with a training and a test set: generated ones, and three of public data.
 
 Public data is read from a folder that is given: ``mnist10k-*.gz``, ``california_housing.csv.gz``
 and ``cifar10_train.npz``. A task whose file is not there is left out.
@@ -21,6 +21,7 @@ import topograph as tg
 
 Pair = tuple[Tensor, Tensor]
 WIDTH = 32
+LATER = ("Friedman", "teacher", "spirals")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ def tasks(folder: Path, samples: int) -> Iterator[Task]:
         )
 
 
+def later_tasks(samples: int) -> Iterator[Task]:
+    """Yield tasks that came when the defaults had been chosen by the others."""
+    yield dense("Friedman", friedman(3 * samples), samples, F.mse_loss)
+    yield dense("teacher", teacher(3 * samples), samples, F.mse_loss)
+    yield dense("spirals", spirals(3 * samples), samples, F.cross_entropy)
+
+
 def dense(name: str, data: Pair, samples: int, loss: Callable[[Tensor, Tensor], Tensor]) -> Task:
     """Return a task for a plain and a residual MLP."""
     inputs, targets = data
@@ -101,6 +109,37 @@ def heat(count: int) -> Pair:
     points = torch.linspace(0, 1, 32)[:, None] * modes * torch.pi
     later = (began * torch.exp(-0.02 * modes.square())) @ points.sin().T
     return later + 0.01 * torch.randn(later.shape, generator=generator), began
+
+
+def friedman(count: int) -> Pair:
+    """Return Friedman's first function of five of ten numbers, with noise of a fifth."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(count, 10, generator=generator)
+    y = 10 * torch.sin(torch.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5).square()
+    y = (y + 10 * x[:, 3] + 5 * x[:, 4])[:, None]
+    y = (y - y.mean()) / y.std()
+    return 4 * x - 2, y + 0.2 * torch.randn(y.shape, generator=generator)
+
+
+def teacher(count: int) -> Pair:
+    """Return four outputs of a random network with two hidden layers, with a little noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = y = torch.randn(count, 12, generator=generator)
+    for wide, narrow in ((12, 32), (32, 32), (32, 4)):
+        weight = torch.randn(wide, narrow, generator=generator) * 2 / wide**0.5
+        y = y @ weight if narrow == 4 else torch.tanh(y @ weight)
+    y = (y - y.mean(0)) / y.std(0)
+    return x, y + 0.05 * torch.randn(y.shape, generator=generator)
+
+
+def spirals(count: int) -> Pair:
+    """Return points on three arms of a spiral, blurred, and which arm each is on."""
+    generator = torch.Generator().manual_seed(0)
+    arm = torch.randint(0, 3, (count,), generator=generator)
+    radius = torch.rand(count, generator=generator).sqrt()
+    angle = 9 * radius + arm * 2 * torch.pi / 3
+    angle = angle + 0.25 * torch.randn(count, generator=generator)
+    return 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1), arm
 
 
 def housing(folder: Path, count: int) -> Pair:

@@ -1,9 +1,10 @@
 """Growing from the command line: grow, the demo, and how both stop."""
 
+import json
 import re
 
 import pytest
-from cli_words import refused, tree
+from cli_words import refused, tree, write_json
 
 import topograph as tg
 
@@ -126,3 +127,32 @@ def test_the_demo_without_a_growth_still_compares(cli):
     found = cli("demo", "--run", "short", "--epochs", "2", "--seed", "3")
     assert found.code == 0, found.err
     assert found.out.startswith("0 growths in 2 epochs")
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"trigger": {"kind": "significance", "every": 2}}, "significance needs at least 4"),
+        ({"scorer": "natural"}, "natural needs at least 2"),
+        ({"scorer": "features"}, "features needs at least 2"),
+    ],
+)
+def test_a_probe_of_too_few_batches_makes_no_run(cli, folder, change, phrase):
+    policy = json.loads((folder / "every.json").read_text()) | change
+    write_json(folder / "every.json", policy)
+    (folder / "short.py").write_text(SHORT)
+    refused(cli("grow", "short:one", *GROW), f"{phrase} probe batches; short:one: probe gives 1")
+    assert not (folder / "run").exists()
+    assert cli("grow", "short:enough", *GROW).code == 0
+
+
+SHORT = """
+from dataclasses import replace
+import cli_models
+
+def one():
+    return replace(cli_models.experiment(), probe=lambda: cli_models.probe()[:1])
+
+def enough():
+    return replace(cli_models.experiment(), probe=lambda: iter(cli_models.probe() * 2))
+"""

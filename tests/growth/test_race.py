@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import topograph as tg
 from tests.growth.growth_parts import (
+    INSERT,
     PROBE,
     X,
     Y,
@@ -213,4 +214,12 @@ def test_the_probe_is_what_the_race_trains_on():
     """Candidates that only help on other data do not win."""
     parts = prepared(policy_of(selection=raced(of=2, steps=1)))
     assert parts.grower.step(batches=[(X, 1 - Y)]) is not None
-    assert "after 1 steps" in parts.grower.growth.reason
+    assert "after 1 step, " in parts.grower.growth.reason
+
+
+@pytest.mark.parametrize(("steps", "told"), [(1, "1 step"), (6, "6 steps")])
+def test_one_step_is_told_as_one(steps, told):
+    score = tg.Score(INSERT, 1.0, 2, {}, cost=(1, 0))
+    entrant = tg.Entrant(score, loss=0.5, unchanged=0.75, steps=steps)
+    said = str(tg.Raced(entrants=(entrant,), steps=steps, unchanged=0.75, spent=steps))
+    assert said.endswith(f": 0.5 after {told}, 0.75 unchanged\n{told} in all")

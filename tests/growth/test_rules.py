@@ -151,7 +151,7 @@ def test_spread_and_cost_reach_the_plan():
     [
         ([], tg.ShapeError, "it is time to grow .*, but step was given no batches"),
         ([torch.zeros(2)], tg.ShapeError, "probe batch 0 is a Tensor; give pairs"),
-        ([PROBE[0], (1, 2, 3)], tg.ShapeError, "probe batch 1 is a tuple; give pairs"),
+        ([PROBE[0], (1, 2, 3)], tg.ShapeError, "probe batch 1 is a tuple of 3; give pairs"),
         (
             [(x * float("nan"), y) for x, y in PROBE],
             tg.NonFiniteError,

@@ -14,6 +14,9 @@ from tests.nets import data, frozen_copy, make, places_of, same
 from topograph.growth.significance import HeldOut, halves, held_out
 from topograph.rewrite import set_step
 from topograph.sensitivity import mean_loss
+from topograph.spec.scorers import DIRECTED, KINDS
+
+LOSS = F.cross_entropy
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_what_counts_as_significant():
 def test_the_first_half_scores_and_the_rest_is_held_out():
     assert halves([1, 2, 3, 4, 5]) == ([1, 2], [3, 4, 5])
     for batches in ([], [1], [1, 2, 3]):
-        with pytest.raises(tg.ShapeError, match=f"at least 4 .* given {len(batches)}$"):
+        with pytest.raises(tg.ShapeError, match=f"at least 4 .* has {len(batches)}$"):
             halves(batches)
 
 
@@ -195,3 +198,40 @@ def test_a_scorer_without_directions_cannot_be_held_out():
     freeze = tg.Freeze(where=tg.named("0"))
     with pytest.raises(ValueError, match="the scorer 'none' gives none; use auto or topological"):
         policy_of(trigger=tg.Significance(every=1), candidates=(freeze,), scorer="none")
+
+
+@pytest.mark.parametrize("scorer", sorted({*DIRECTED} - {"auto"}))
+def test_a_directed_scorer_predicts_what_its_start_brings(scorer):
+    """At a step of 0.01, and on the same batches held out; every other scorer gives none."""
+    traced, batches = make("mlp"), data("mlp", 6)
+    block = tg.Bottleneck(units=2, activation="tanh")
+    best = tg.score(traced, batches, F.cross_entropy, places_of(traced, block), scorer=scorer)[0]
+    plan = tg.plan(traced, [best.mutation])
+    after = mean_loss(tg.apply(traced, plan, directions=[best], step=0.01).after, batches, LOSS)
+    near = 0.15 if scorer == "natural" else 0.03  # its value is that of endless batches
+    assert after - mean_loss(traced, batches, LOSS) == pytest.approx(best.predicted(0.01), rel=near)
+    found = held_out(tg.apply(traced, plan), [best], batches, LOSS)
+    assert found.mean == pytest.approx(best.worth, rel=near)
+
+
+@pytest.mark.parametrize("scorer", sorted({*KINDS} - {*DIRECTED}))
+def test_the_other_scorers_give_no_direction(scorer):
+    if scorer == "betti_stall":
+        reason = "gudhi is not installed; pip install 'topograph[embedding]'"
+        pytest.importorskip("gudhi", reason=reason)
+    traced, batches = make("cnn"), data("cnn", 4)
+    block, narrow = tg.ConvBottleneck(units=2), tg.NarrowLayer(where=tg.after(op="conv2d"), to=2)
+    wanted = [narrow] if scorer == "magnitude" else places_of(traced, block)
+    found = tg.score(traced, batches, LOSS, wanted, scorer=scorer)
+    assert found
+    assert not any(score.direction for score in found)
+
+
+@pytest.mark.parametrize("scorer", ["features", "gradmax", "tiny"])
+def test_a_rule_that_waits_for_significance_takes_a_peer(scorer):
+    trigger = tg.Significance(every=1, deviations=0.0)
+    parts = training(policy_of(trigger=trigger, scorer=scorer))
+    parts.grower.step(batches=PROBE)
+    assert " on 2 held-out batches" in parts.grower.decision.reason
+    with pytest.raises(ValueError, match="the scorer 'gradient_norm' gives none; use auto or"):
+        policy_of(trigger=trigger, scorer="gradient_norm")

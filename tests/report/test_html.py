@@ -102,6 +102,20 @@ def test_a_score_shows_its_standard_error_where_it_has_one(page, run):
     assert shown.count(" ± ") == page.count(" ± ") + 1
 
 
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [(0, "a value that depends on no step"), (1, "per step"), (2, "per squared step")],
+)
+def test_a_score_says_how_it_goes_with_the_step(run, order, told):
+    base, grown, *_ = run.history.entries
+    ranking = tuple(c.model_copy(update={"order": order}) for c in grown.growth.ranking)
+    growth = grown.growth.model_copy(update={"ranking": ranking})
+    entries = base, grown.model_copy(update={"growth": growth})
+    shown = render_history(run.history.model_copy(update={"entries": entries}), run.topologies)
+    titles = [value for name, value in Reader(shown).attributes if name == "title"]
+    assert sum(title.endswith(told) for title in titles) == len(ranking)
+
+
 def test_the_chosen_candidate_is_marked_and_leads(page, run):
     rows = re.findall(r'<tr( class="chosen")?>\s*<th scope="row" class="mono">([^<]*)</th>', page)
     ranked = [(bool(chosen), place) for chosen, place in rows if place != "head"]

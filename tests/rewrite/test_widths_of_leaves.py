@@ -67,3 +67,23 @@ def test_heads_of_torchs_own_attention_go_with_its_stream():
     wider = changed(model, x, tg.WidenLayer(where=tg.named("attention"), to=15))
     assert (wider.attention.embed_dim, wider.attention.num_heads) == (15, 5)
     assert torch.allclose(wider(x), model(x), atol=1e-6)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 6), nn.Linear(3, 2)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves = (self.stem(x) * self.scale).chunk(2, -1)
+        return self.head(halves[0])
+
+
+@pytest.mark.parametrize(
+    ("node", "said"), [("x", "an input"), ("scale", "a parameter"), ("chunk", "a chunk")]
+)
+def test_what_is_no_layer_is_refused_in_words(node, said):
+    traced = tg.trace(Scaled(), (torch.randn(2, 4),))
+    with pytest.raises(tg.RefusedError, match=f"{node}: it is {said}, no layer with a width; choo"):
+        tg.plan(traced, [tg.WidenLayer(where=tg.at(node), to=8)])

@@ -246,7 +246,7 @@ def test_other_inputs_than_images_are_refused():
     refused(tg.ShapeError, words, traced, odd)
     holes = images.clone()
     holes[3, 0, 5, 5] = math.nan
-    refused(tg.NonFiniteError, "is not finite; look at the weights", traced, in_one(holes))
+    refused(tg.NonFiniteError, "is not finite; look at the inputs", traced, in_one(holes))
 
 
 class Two(nn.Module):

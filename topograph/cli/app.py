@@ -14,7 +14,7 @@ from topograph.cli.eject import eject
 from topograph.cli.explain import explain
 from topograph.cli.failing import exit_code
 from topograph.cli.idle import idle
-from topograph.cli.options import Base, Data, Inputs, Json, Model, RunFolder
+from topograph.cli.options import Base, Block, Data, Inputs, Json, Model, RunFolder, Units, Where
 from topograph.cli.output import say, show, write, write_text
 from topograph.cli.policies import policy_app, validate
 from topograph.cli.profile import profile
@@ -96,13 +96,9 @@ def score(
     model: Model,
     data: Annotated[str, typer.Option(help="pkg.mod:probe, returns batches (inputs, target)")],
     loss: Annotated[str, typer.Option(help="cross_entropy, mse_loss … or pkg.mod:loss")],
-    where: Annotated[
-        str, typer.Option(help="all, after:relu, named:layer2.*, at:relu_1, between:a,b")
-    ] = "all",
-    block: Annotated[
-        str, typer.Option(help="bottleneck, conv_bottleneck, linear, self_attention")
-    ] = "bottleneck",
-    units: Annotated[int, typer.Option(min=1, help="Width of its hidden layer")] = 16,
+    where: Where = None,
+    block: Block = None,
+    units: Units = None,
     mutations: Annotated[
         Path | None, typer.Option(help="JSON file of other candidates than such a block")
     ] = None,

@@ -188,12 +188,14 @@ def load_selector(text: str) -> AnySelector:
     )
 
 
-def load_block(kind: str, units: int) -> Any:
-    """Return a block of this kind and width, the rest as by default."""
+def load_block(kind: str, units: int | None) -> Any:
+    """Return a block of this kind and width, or of 16 units; the rest is as by default."""
     if kind not in BLOCKS:
         raise SpecError(f"--block {kind}: there is no such block; give {', '.join(BLOCKS)}")
+    if kind == "linear" and units is not None:
+        raise SpecError("--units: a linear block has no hidden layer; leave it out")
     try:
-        return BLOCKS[kind](units)
+        return BLOCKS[kind](16 if units is None else units)
     except ValidationError as error:
         raise SpecError(f"--units {units}: {error.errors()[0]['msg']}") from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from topograph.cli.leaving import left_out
 from topograph.cli.loading import (
     load_batches,
     load_block,
@@ -22,9 +23,9 @@ from topograph.report.words import place, visible
 from topograph.report.words import score as score_text
 from topograph.rewrite import apply as apply_plan
 from topograph.rewrite import plan as make_plan
-from topograph.sensitivity import Score
+from topograph.sensitivity import Score, scorable
 from topograph.sensitivity import score as score_candidates
-from topograph.sensitivity.scored import LOSS, place_name
+from topograph.sensitivity.scored import LOSS, REFERENCE_STEP, place_name
 from topograph.spec import AnyMutation, InsertLayer, Plan, load_mutations
 from topograph.store import Run, replay
 from topograph.tracing import TracedModel, trace
@@ -82,9 +83,9 @@ def score(
     model: str,
     data: str,
     loss: str,
-    where: str,
-    block: str,
-    units: int,
+    where: str | None,
+    block: str | None,
+    units: int | None,
     mutations: Path | None,
     scorer: str,
     directions: int,
@@ -95,11 +96,15 @@ def score(
 ) -> None:
     """Print the best places for a block, or the best of a file's mutations."""
     if mutations is None:
+        where, block = where or "all", block or "bottleneck"
         what, given = f"where a {block}", f"--where {where}"
         changes: Sequence[AnyMutation] = [
             InsertLayer(where=load_selector(where), block=load_block(block, units))
         ]
     else:
+        for name, value in (("--where", where), ("--block", block), ("--units", units)):
+            if value is not None:
+                raise SpecError(f"--mutations and {name}: the file says all; give one of them")
         what, given = "what", f"--mutations {mutations}"
         changes = load_mutations(str(mutations))
     measure, batches = load_loss(loss), load_batches(data)
@@ -126,8 +131,9 @@ def score(
     goal = "lowers the loss most" if scores[0].unit == LOSS else f"comes first by {scorer}"
     title = f"{what} {goal}: {len(shown)} of {len(scores)} places"
     scales = {found.scale for found in shown}
-    unit = f"value, {scores[0].scale}" if len(scales) == 1 else "value"
+    unit = "value" if len(scales) > 1 or scores[0].unit == "none" else f"value, {scores[0].scale}"
     ranking = table(title, "place", unit, "parameters", "FLOPs a sample")
+    ranking.min_width = len(title)  # which is not folded then
     for found in shown:
         sizes = f"{found.cost.parameters:+,}", f"{found.cost.flops:+,}"
         value = score_text(found.value, found.error)
@@ -135,6 +141,10 @@ def score(
         name = place(found.mutation) if mutations is None else place_name(found.mutation)
         ranking.add_row(Text(visible(name)), value, *sizes)
     show(ranking)
+    if len(scales) > 1:
+        say(f"ordered by the predicted decrease at a step of {REFERENCE_STEP:g}")
+    for line in left_out(scorable(traced, changes, scorer)):
+        say(line)
     if output is not None:
         say(f"wrote {output}; next: topograph plan {model} {output} --data {data}")
 

@@ -21,6 +21,22 @@ Base = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
 
+Where = Annotated[
+    str | None,
+    typer.Option(
+        help="all, after:relu, named:layer2.*, at:relu_1, between:a,b", show_default="all"
+    ),
+]
+Block = Annotated[
+    str | None,
+    typer.Option(
+        help="bottleneck, conv_bottleneck, linear, self_attention", show_default="bottleneck"
+    ),
+]
+Units = Annotated[
+    int | None, typer.Option(min=1, help="Width of its hidden layer", show_default="16")
+]
+
 
 class Format(StrEnum):
     """How a difference is written."""

@@ -1,6 +1,6 @@
 """`grow`: train an experiment and grow it as a policy says."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,16 @@ from topograph.cli.joining import joined, speaks
 from topograph.cli.loading import batches_of, call, guarded, kind_of
 from topograph.cli.output import console, say, show, write_bytes, write_text
 from topograph.cli.runs import read_run, weights
-from topograph.errors import SpecError
+from topograph.errors import ShapeError, SpecError
 from topograph.growth import Experiment, run_experiment
 from topograph.growth.experiment import Progress as Step
+from topograph.growth.significance import FEWEST
 from topograph.report import diff_text, ranking_table, render_history
-from topograph.spec import Policy
+from topograph.spec import Policy, Significance
 from topograph.training.parallel import How
+from topograph.training.snapshot import random_state, set_random_state
+
+HALVING = ("natural", "features")  # scorers that measure on one half what the other proposes
 
 
 def grow(
@@ -36,8 +40,11 @@ def _grow(
             "give --policy to start a run, or --resume to go on with one, which has its own policy"
         )
     rules = None if policy is None else Policy.load(policy)
-    experiment = call(reference)
-    steps = train(_checked(experiment, reference), rules, run, resume, parallel)
+    given = call(reference)
+    experiment = _checked(given, reference)
+    if rules is not None and parallel is None:
+        _enough(f"{reference}: probe", given.probe, rules)
+    steps = train(experiment, rules, run, resume, parallel)
     if not speaks():
         return
     last = steps[-1]
@@ -128,6 +135,23 @@ def _checked(experiment: object, reference: str) -> Experiment:
         validate=validate,
         probe=lambda: batches_of(f"{reference}: probe", probed()),
     )
+
+
+def _enough(name: str, probe: Callable[[], object], policy: Policy) -> None:
+    """Raise ShapeError where rules need more probe batches than a list of them has.
+
+    The dice are put back: the run goes as without this look. What is no list is left unread.
+    """
+    needs = [(FEWEST, "significance") for r in policy.rules if isinstance(r.trigger, Significance)]
+    needs += [(2, rule.scorer) for rule in policy.rules if rule.scorer in HALVING]
+    if not needs:
+        return
+    dice = random_state()
+    made = guarded(name, probe)()
+    set_random_state(dice)
+    least, what = max(needs)
+    if isinstance(made, list | tuple) and len(batches_of(name, made)) < least:
+        raise ShapeError(f"{what} needs at least {least} probe batches; {name} gives {len(made)}")
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

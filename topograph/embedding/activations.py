@@ -48,8 +48,8 @@ def visit(
         set_mode(traced.module, training=False)
         for part in inputs.split(batch):
             try:
-                _Ear(traced, frozenset(nodes), heard).run(part)
-            except RuntimeError as error:
+                Ear(traced, nodes, heard).run(part)
+            except (RuntimeError, LookupError) as error:
                 if is_short(error):
                     raise
                 raise ShapeError(
@@ -79,14 +79,29 @@ def collected(traced: TracedModel, inputs: Tensor, nodes: Collection[str]) -> di
     return {name: torch.cat(kept.pop(name)) for name in list(kept)}
 
 
-class _Ear(fx.Interpreter):
-    """Runs the graph and hands values over."""
+class Ear(fx.Interpreter):
+    """Runs the graph and hands over the values of some nodes as they are made.
 
-    def __init__(self, traced: TracedModel, nodes: frozenset[str], heard: Heard) -> None:
+    Args:
+        traced: The network.
+        nodes: Names of nodes whose values are tensors.
+        heard: Called with a node's name and its value.
+        where: What an error about a value adds to the node, such as " in batch 3".
+
+    Raises:
+        ShapeError: A value is no tensor.
+        NonFiniteError: A value is infinite or not a number; names the node.
+    """
+
+    def __init__(
+        self, traced: TracedModel, nodes: Collection[str], heard: Heard, where: str = ""
+    ) -> None:
         super().__init__(traced.module, garbage_collect_values=True)
-        self._nodes, self._heard = nodes, heard
+        self.extra_traceback = False  # or torch adds lines of its own to an error's message
+        self._nodes, self._heard, self._where = frozenset(nodes), heard, where
 
     def run_node(self, n: fx.Node) -> Any:
+        """Make a node's value, and hand it over where it is wanted."""
         value = super().run_node(n)
         if n.name in self._nodes:
             if not isinstance(value, Tensor):
@@ -94,6 +109,9 @@ class _Ear(fx.Interpreter):
                     f"{n.name} is a {type(value).__name__}, not a tensor; leave it out"
                 )
             if value.is_floating_point() and not torch.isfinite(value).all():
-                raise NonFiniteError(f"the value of {n.name} is not finite; look at the weights")
+                causes = "inputs" if n.op == "placeholder" else "inputs and the weights"
+                raise NonFiniteError(
+                    f"the value of {n.name} is not finite{self._where}; look at the {causes}"
+                )
             self._heard(n.name, value.detach())
         return value

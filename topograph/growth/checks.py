@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from topograph.errors import MigrationError, RefusedError, SelectorError, ShapeError, SpecError
 from topograph.growth.course import Gear
 from topograph.growth.propose import offered
+from topograph.sensitivity.batches import pairs
 from topograph.spec import Policy, Refusal
 from topograph.tracing import TracedModel
 from topograph.training.held import held_by
@@ -68,17 +69,13 @@ def check_batches(batches: Iterable[Any], reason: str) -> list[tuple[Any, Any]]:
     Raises:
         ShapeError: There are none, or one is no pair or has no samples.
     """
-    probe = list(batches)
+    probe = list(pairs(batches))
     if not probe:
         raise ShapeError(f"it is time to grow ({reason}), but step was given no batches")
-    for index, batch in enumerate(probe):
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ShapeError(
-                f"probe batch {index} is a {type(batch).__name__}; give pairs (inputs, target)"
-            )
-        if isinstance(batch[1], Tensor) and not batch[1].numel():
+    for index, (_, target) in enumerate(probe):
+        if isinstance(target, Tensor) and not target.numel():
             raise ShapeError(f"probe batch {index} has no samples; leave it out")
-    return [(inputs, target) for inputs, target in probe]
+    return probe
 
 
 def read_once(batches: Any) -> Callable[[], list[Any]]:

@@ -57,7 +57,7 @@ class Entrant:
     def __str__(self) -> str:
         drawn = ", drawn by lot" if self.drawn else ""
         return (
-            f"{place_name(self.score.mutation)}: {self.loss:.4g} after {self.steps} steps, "
+            f"{place_name(self.score.mutation)}: {self.loss:.4g} after {_steps(self.steps)}, "
             f"{self.unchanged:.4g} unchanged{drawn}"
         )
 
@@ -100,15 +100,15 @@ class Raced:
         return next(iter(self.winners), None)
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.entrants), f"{self.spent} steps in all"])
+        return "\n".join([*map(str, self.entrants), f"{_steps(self.spent)} in all"])
 
     def told(self) -> str:
         """Return how it went in one line: the best, the unchanged network, and who left when."""
         best = self.entrants[0]
         drawn = ", drawn by lot" if best.drawn else ""
         told = [
-            f"{best.loss:.4g} after {self.steps} steps{drawn}, {self.unchanged:.4g} unchanged, "
-            f"{self.spent} steps in all"
+            f"{best.loss:.4g} after {_steps(self.steps)}{drawn}, {self.unchanged:.4g} "
+            f"unchanged, {_steps(self.spent)} in all"
         ]
         left = [entrant for entrant in self.entrants if entrant.steps < self.steps]
         left.sort(key=lambda entrant: entrant.steps)
@@ -256,3 +256,7 @@ def _listed(left: list[Entrant]) -> str:
     shown = [f"{place_name(e.score.mutation)} at {e.loss:.4g}" for e in left[:NAMED]]
     more = [f"{len(left) - NAMED} more"] if len(left) > NAMED else []
     return ", ".join([*shown, *more])
+
+
+def _steps(number: int) -> str:
+    return "1 step" if number == 1 else f"{number} steps"

@@ -20,6 +20,7 @@ from topograph.tracing import TracedModel
 from topograph.tracing.preserve import preserved, set_mode
 from topograph.training.ranks import Ranks
 
+FEWEST = 4  # probe batches: two to score on, two held out
 NEAR = 1e-3  # step at which the derivative is taken; the error is of its order
 
 
@@ -44,10 +45,10 @@ def halves(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     Raises:
         ShapeError: There are too few.
     """
-    if len(batches) < 4:
+    if len(batches) < FEWEST:
         raise ShapeError(
-            f"significance needs at least 4 probe batches, 2 to score on and 2 held out; "
-            f"step was given {len(batches)}"
+            f"significance needs at least {FEWEST} probe batches, 2 to score on and 2 held out; "
+            f"the probe has {len(batches)}"
         )
     return batches[: len(batches) // 2], batches[len(batches) // 2 :]
 

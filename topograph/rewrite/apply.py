@@ -1,7 +1,7 @@
 """`apply` and `undo`: a plan becomes a revision, and a revision is taken back."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Protocol
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from topograph.errors import DriftError, NonFiniteError, RefusedError, ShapeError
-from topograph.rewrite.blocks import set_start
+from topograph.rewrite.blocks import check_start, set_start
 from topograph.rewrite.draft import Draft
 from topograph.rewrite.halves import set_halves
 from topograph.rewrite.plan import TAKES_AWAY
@@ -114,7 +114,7 @@ def apply(
 
     Raises:
         DriftError: The plan was made for another topology, or is already applied.
-        ShapeError: A direction does not fit the new layer.
+        ShapeError: A direction does not fit the new layer, or directions are no scores.
         NonFiniteError: The step or a direction is not finite.
         RefusedError: The plan failed one of its checks.
 
@@ -131,7 +131,8 @@ def apply(
     """
     _same_base(traced, plan)
     length = DEFAULT_STEP if step is None else step
-    _finite(length, directions)
+    scores = _scores(directions)
+    _finite(length, scores)
     progress = Progress(traced)
     for change in plan.changes:
         draft = progress.ready(change.mutation)
@@ -148,7 +149,7 @@ def apply(
             "it was edited, or made by another version: plan anew"
         )
     revision = Revision(traced, after, plan, progress.moved)
-    set_step(revision, directions, length)
+    set_step(revision, scores, length)
     return revision
 
 
@@ -176,7 +177,7 @@ def set_step(revision: Revision, directions: Sequence[Directed], step: float) ->
                 set_new_units(after, revision.moved, part, length)
             else:
                 layers = after.get_submodule(change.path)
-                _fits(layers, part, change.path)
+                check_start(layers, part, change.path)
                 set_start(layers, part if length else {}, length)
 
 
@@ -248,6 +249,18 @@ def _single(change: Change, draft: Draft) -> None:
         raise DriftError(f"a change of the plan is called {change.name!r}; plan anew")
 
 
+def _scores(directions: Sequence[Directed]) -> tuple[Directed, ...]:
+    """Check that what was given for scores is a list of them."""
+    fix = "give a list of scores, e.g. of tg.score"
+    if not isinstance(directions, Iterable):
+        raise ShapeError(f"directions is a {type(directions).__name__}; {fix}")
+    found = tuple(directions)
+    for item in found:
+        if not hasattr(item, "direction"):
+            raise ShapeError(f"directions holds a {type(item).__name__}; {fix}")
+    return found
+
+
 def _finite(step: float, directions: Sequence[Directed]) -> None:
     if not math.isfinite(step):
         raise NonFiniteError(f"step is {step}; give a finite number, 0 to keep the function")
@@ -275,18 +288,3 @@ def _put_back(network: nn.Module, made: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for path, value in made.items():
             network.get_parameter(path).copy_(value)
-
-
-def _fits(layers: nn.Module, direction: Mapping[str, Tensor], name: str) -> None:
-    parameters = dict(layers.named_parameters())
-    for path, part in direction.items():
-        shape = parameters[path].shape if path in parameters else None
-        if (
-            shape is None
-            or len(shape) != part.ndim
-            or any(a > b for a, b in zip(part.shape, shape, strict=True))
-        ):
-            raise ShapeError(
-                f"{name}.{path}: a direction of shape {list(part.shape)} does not fit "
-                f"{list(shape) if shape is not None else 'any parameter'}; score this block again"
-            )

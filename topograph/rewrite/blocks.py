@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from topograph.errors import ShapeError
 from topograph.rewrite.draft import Draft
 from topograph.rewrite.plugins import block_functions
 from topograph.rewrite.self_attention import (
@@ -28,6 +29,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 TIMES = "times"  # a layer of this name multiplies what it reads by what it makes of that
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+# The axis of a layer's parameters that runs over the block's units, -1 where none does.
+UNITS = {"reduce": 0, "expand": 1, "query": 0, "key": 0, "value": 0, "out": 1}
+UNITS |= dict.fromkeys(("linear", "norm", "projection"), -1)
 
 
 def block_fits(block: AnyBlock, node: Node) -> Refusal | None:
@@ -138,6 +142,37 @@ def emit_block(
     """Write ``source + block(source)`` behind a node; return the node of the sum."""
     value = emit_layers(draft, block, name, layers, source, source)
     return draft.call("call_function", operator.add, (source, value), f"{name}_sum", value)
+
+
+def check_start(module: nn.Module, direction: Mapping[str, Tensor], name: str) -> None:
+    """Raise unless a direction is of a block's units, or of fewer, and whole on all other axes.
+
+    In a plugin's layers any axis may be the one of units.
+
+    Args:
+        module: The block's layers.
+        direction: For each parameter's path, a tensor for the leading corner of that parameter.
+        name: The module's path.
+
+    Raises:
+        ShapeError: It does not fit.
+    """
+    parameters = dict(module.named_parameters())
+    for path, part in direction.items():
+        shape = parameters[path].shape if path in parameters else None
+        if shape is None or not _fits(path, part.shape, shape):
+            raise ShapeError(
+                f"{name}.{path}: a direction of shape {list(part.shape)} does not fit "
+                f"{list(shape) if shape is not None else 'any parameter'}; score this block again"
+            )
+
+
+def _fits(path: str, part: torch.Size, whole: torch.Size) -> bool:
+    units = UNITS.get(path.rpartition(".")[0].rpartition(".")[2])
+    return len(part) == len(whole) and all(
+        size == full or (size < full and units in (None, axis))
+        for axis, (size, full) in enumerate(zip(part, whole, strict=True))
+    )
 
 
 def set_start(module: nn.Module, direction: Mapping[str, Tensor], step: float) -> None:

@@ -18,6 +18,7 @@ Edits = dict[int, tuple[Dim, int]]
 LAST = ("linear", "embedding", "multiheadattention", "lstm", "gru", "rnn")  # units come last
 NEVER = ("inner", "other")  # what not even copies of all units leave as it is
 MIXING = (*NEVER, "norm", "mean")
+NO_LAYER = {"input": "an input", "output": "the output", "parameter": "a parameter"}
 IN_OUTPUT = "it is a size of the model's output"
 
 
@@ -173,9 +174,10 @@ def _width(draft: Draft, name: str) -> Dim | Refusal:
     dims = draft.widths.flow.layouts.get(name)
     if isinstance(dims, list) and node.op in LAST:  # the value, then states or weights
         dims = dims[0]
-    if not isinstance(dims, tuple) or not dims or node.kind in ("input", "output", "parameter"):
+    if not isinstance(dims, tuple) or not dims or node.kind in NO_LAYER:
+        said = NO_LAYER.get(node.kind, f"a {node.op}")
         return Refusal(
-            node=name, reason=f"it is {node.kind} {node.op}, no layer with a width",
+            node=name, reason=f"it is {said}, no layer with a width",
             fix="choose a linear layer or a convolution",
         )  # fmt: skip
     if node.op in LAST:

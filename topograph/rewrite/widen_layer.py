@@ -150,7 +150,7 @@ def set_new_units(
         axis, new = _new_units(path, part, moved.get(path, ()))
         parameter = network.get_parameter(path)
         shape = [*parameter.shape[:axis], len(new), *parameter.shape[axis + 1 :]]
-        if len(shape) != part.ndim or any(a > b for a, b in zip(part.shape, shape, strict=True)):
+        if not _fits(part, shape, axis, moved[path]):
             raise ShapeError(
                 f"{path}: a direction of shape {list(part.shape)} does not fit new units of shape "
                 f"{shape}; score this layer again"
@@ -159,6 +159,21 @@ def set_new_units(
             units = parameter.index_select(axis, new.to(parameter.device))
             units[tuple(map(slice, part.shape))] = (step * part).to(parameter)
             parameter.index_copy_(axis, new.to(parameter.device), units)
+
+
+def _fits(part: Tensor, shape: list[int], axis: int, places: tuple[Index | None, ...]) -> bool:
+    """Return whether a direction is of new units, or fewer, and whole on the other axes.
+
+    An axis that has grown, too, is whole where it is as long as it was.
+    """
+    if part.ndim != len(shape):
+        return False
+    sizes = zip(part.shape, shape, places, strict=True)
+    return all(
+        size <= full
+        and (at == axis or size == full or (place and size == int(place.old.max()) + 1))
+        for at, (size, full, place) in enumerate(sizes)
+    )
 
 
 def _new_units(path: str, part: Tensor, places: tuple[Index | None, ...]) -> tuple[int, Tensor]:

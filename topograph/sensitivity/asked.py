@@ -21,6 +21,7 @@ class Asked(NamedTuple):
         reduce: Sums a tensor over all ranks of a distributed run; None in one process.
         done: Called after every batch, for a bar.
         directions: How many distinct directions units start along.
+        first: The number of the first batch among those that the caller gave.
     """
 
     traced: TracedModel
@@ -30,3 +31,4 @@ class Asked(NamedTuple):
     reduce: Reduce | None
     done: Callable[[float], None]
     directions: int = 1
+    first: int = 0

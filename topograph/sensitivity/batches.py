@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from topograph.errors import ShapeError
+from topograph.errors import ShapeError, SpecError
 from topograph.sensitivity.over_ranks import Reduce, batch_count
 from topograph.tracing import TracedModel
 from topograph.tracing.preserve import preserved, set_mode
@@ -16,6 +16,28 @@ from topograph.tracing.short import is_short
 
 Loss = Callable[[Any, Any], Tensor]
 HALVES = (torch.bfloat16, torch.float16)
+
+
+def pairs(batches: Any, first: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Yield batches as pairs of inputs and target, read one at a time.
+
+    Args:
+        batches: What a caller gave.
+        first: The number of the first one.
+
+    Raises:
+        ShapeError: They cannot be read one by one, or one is no pair.
+    """
+    listed = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if isinstance(batches, Tensor) or not listed:
+        kind = type(batches).__name__
+        raise ShapeError(f"batches is a {kind}; give pairs (inputs, target)")
+    for number, batch in enumerate(batches, first):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            kind = type(batch).__name__
+            size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise ShapeError(f"probe batch {number} is a {kind}{size}; give pairs (inputs, target)")
+        yield batch[0], batch[1]
 
 
 def arguments(traced: TracedModel, inputs: Any) -> tuple[Any, ...]:
@@ -51,12 +73,37 @@ def widened(value: Any) -> Any:
     return pytree.tree_map_only(Tensor, wide, value)
 
 
+def value_of(loss: Loss, output: Any, target: Any) -> Tensor:
+    """Return the loss of an output, with half precision made float32.
+
+    Raises:
+        ShapeError: It is not one number.
+        SpecError: The loss is no function.
+    """
+    if not callable(loss):
+        raise SpecError(
+            f"loss is a {type(loss).__name__}; give a function of output and target, e.g. "
+            "torch.nn.functional.cross_entropy"
+        )
+    value = loss(widened(output), widened(target))
+    if not isinstance(value, Tensor):
+        raise ShapeError(
+            f"loss(output, target) returns a {type(value).__name__}; return a tensor of one "
+            "number, without .item()"
+        )
+    if value.numel() != 1:
+        raise ShapeError(
+            f"loss(output, target) must be one number, got {list(value.shape)}; take the mean"
+        )
+    return value
+
+
 @contextmanager
 def through(batch: int, what: str) -> Iterator[None]:
     """Say which batch it was that does not go through something."""
     try:
         yield
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         if is_short(error):
             raise
         said = (str(error).strip().splitlines() or [""])[0]
@@ -81,15 +128,17 @@ def mean_loss(
         reduce: Sums a tensor over all ranks; the mean is then that over the batches of all.
 
     Raises:
-        ShapeError: A rank has no batches, or one does not go through the model or the loss.
+        ShapeError: A rank has no batches, one is no pair or does not go through the model or the
+            loss, or the loss is not one number.
+        SpecError: The loss is no function.
     """
     values: list[float] = []
     with preserved(traced.module), torch.no_grad():
         set_mode(traced.module, training=False)
-        for inputs, target in batches:
+        for inputs, target in pairs(batches):
             with through(len(values), "the model or the loss"):
-                output = widened(traced.module(*arguments(traced, inputs)))
-                values.append(loss(output, widened(target)).item())
+                output = traced.module(*arguments(traced, inputs))
+                values.append(value_of(loss, output, target).item())
     like = next(traced.module.parameters(), None)
     count = batch_count(len(values), reduce, like)
     if reduce is None:

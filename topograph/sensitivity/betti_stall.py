@@ -34,7 +34,7 @@ from torch import Tensor
 from topograph.errors import RefusedError, ShapeError, SpecError
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
-from topograph.sensitivity.batches import arguments
+from topograph.sensitivity.batches import arguments, pairs
 from topograph.sensitivity.cost import cost_of, place_node
 from topograph.sensitivity.over_ranks import batch_count
 from topograph.sensitivity.scored import Score, node_of
@@ -165,7 +165,7 @@ def _images(asked: Asked) -> Tensor:
         )
     kept: list[Tensor] = []
     count = 0
-    for batch, _ in asked.batches:
+    for batch, _ in pairs(asked.batches):
         kept.append(_checked(asked.traced, batch, kept)[: MOST - count])
         count += len(kept[-1])
         asked.done(0.0)

@@ -101,7 +101,7 @@ def edge_transport(
         NonFiniteError: A value is infinite or not a number; names the node and the batch.
         SelectorError: A node does not exist, or the model was traced without example inputs.
         ShapeError: A node has no value to be compared with, none has, there are fewer than two
-            points, or a batch does not go through the model.
+            points, or a batch is no pair or does not go through the model.
 
     Example:
         >>> import topograph as tg, torch

@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from topograph.rewrite.blocks import ACTIVATIONS
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
+from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.closed_forms import statistic
 from topograph.sensitivity.cost import cost_of
 from topograph.sensitivity.crossed import Batches, Course, Gain, every_of, gain, halves, part_of
@@ -73,14 +74,17 @@ def measure(asked: Asked) -> list[Score]:
         NonFiniteError: A loss, an adjoint or a covariance is not finite.
         ShapeError: There is one batch only, or the loss's curvature cannot be had.
     """
-    first, second = halves(asked.batches, "features")
+    first, second = halves(pairs(asked.batches), "features")
     noise, quiet = noise_like(torch.Generator().manual_seed(0)), asked._replace(done=lambda _: None)
     seen = [States(m) for m in asked.wanted if isinstance(m, InsertLayer)]
     hear(quiet, first[:1], [probe_of(s.mutation, s.listen) for s in seen], seen)
     part = part_of(first, second)
     fits = [Fit(_drawn(s), len(part)) for s in seen if s.total is not None]
-    told = enumerate((first, second))
-    counts = [_correlated(asked, fits, index, half, noise) for index, half in told]
+    behind = asked._replace(first=len(first))
+    counts = [
+        _correlated(asked, fits, 0, first, noise),
+        _correlated(behind, fits, 1, second, noise),
+    ]
     if asked.reduce is not None:
         add_up([total for fit in fits for total in (fit.states, fit.noise)], asked.reduce)
     found = [fit.best(counts) for fit in fits]

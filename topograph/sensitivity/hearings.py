@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from topograph.errors import NonFiniteError
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
+from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.contexts import Context
 from topograph.sensitivity.curved import Squares
 from topograph.sensitivity.over_ranks import add_up
@@ -109,10 +110,10 @@ def averages(
         Probe(source.place, source.state, s, beside=getattr(s, "beside", ()))
         for source, s in statistics.items()
     ]
-    batches = _with_room(asked.batches, statistics.values())
+    batches = _with_room(pairs(asked.batches, asked.first), statistics.values())
     probes += beside.probes
-    given = asked.loss, probes, asked.done, asked.reduce, beside.noise, beside.every
-    count = sweep(asked.traced, batches, *given)
+    run = asked.loss, probes, asked.done, asked.reduce, beside.noise, beside.every, asked.first
+    count = sweep(asked.traced, batches, *run)
     if asked.reduce is not None:
         add_up(list(statistics.values()), asked.reduce)
     means: dict[object, Value | None] = {}

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
+from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.closed_forms import signs_of, statistic
 from topograph.sensitivity.cost import cost_of
 from topograph.sensitivity.crossed import Batches, Course, Gain, every_of, gain, halves, part_of
@@ -87,11 +88,12 @@ def measure(asked: Asked) -> list[Score]:
         NonFiniteError: A loss, an adjoint or what is made of them is not finite.
         ShapeError: There is one batch only, or the loss's curvature cannot be had.
     """
-    first, second = halves(asked.batches, "natural")
+    first, second = halves(pairs(asked.batches), "natural")
     noise = noise_like(torch.Generator().manual_seed(0))
     part, quiet = part_of(first, second), asked._replace(done=lambda _: None)
     moments = {_key(m): Moments(m, len(part)) for m in asked.wanted if isinstance(m, Edge)}
-    one, other = (_means(asked, half, moments, noise) for half in (first, second))
+    one = _means(asked, first, moments, noise)
+    other = _means(asked._replace(first=len(first)), second, moments, noise)
     if asked.reduce is not None:
         add_up([total for m in moments.values() for total in (m.states, m.noise)], asked.reduce)
     found = {m: _best(m, (one[m], other[m]), moments[_key(m)]) for m in one}

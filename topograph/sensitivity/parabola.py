@@ -70,7 +70,8 @@ def hear(
         losses.append(loss)
         asked.done(loss)
 
-    count = sweep(asked.traced, batches, asked.loss, probes, done, asked.reduce, noise, every)
+    run = asked.loss, probes, done, asked.reduce, noise, every, asked.first
+    count = sweep(asked.traced, batches, *run)
     if asked.reduce is None:
         return count, sum(losses) / count
     add_up(sums, asked.reduce)

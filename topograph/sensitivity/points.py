@@ -1,13 +1,15 @@
 """Points drawn from the values of a network: the channels at random positions of all batches."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from topograph.errors import NonFiniteError, ShapeError
-from topograph.sensitivity.batches import arguments, through
+from topograph.embedding.activations import Ear
+from topograph.errors import ShapeError
+from topograph.sensitivity.batches import arguments, pairs, through
 from topograph.tracing import TracedModel
 from topograph.tracing.preserve import preserved, set_mode
 
@@ -43,15 +45,17 @@ def draw(
 
     Raises:
         NonFiniteError: A value is infinite or not a number; names the node and the batch.
-        ShapeError: There are no batches, or one does not go through the model.
+        ShapeError: There are no batches, or one is no pair or does not go through the model.
     """
+    nodes = {value.node for value in values}
     samples = {value: _Sample(most) for value in values}
     count = 0
     with preserved(traced.module), torch.no_grad():
         set_mode(traced.module, training=False)
-        for inputs, _ in batches:
+        for inputs, _ in pairs(batches):
+            ear = Ear(traced, nodes, partial(_take, samples, count), f" in batch {count}")
             with through(count, "the model"):
-                _Ear(traced, samples, count).run(*arguments(traced, inputs))
+                ear.run(*arguments(traced, inputs))
             count += 1
     if not count:
         raise ShapeError("there are no batches to look at; give at least one")
@@ -85,24 +89,10 @@ class _Sample:
         return numbers.topk(min(self._most, len(numbers)), largest=False).indices
 
 
-class _Ear(fx.Interpreter):
-    """Runs the graph and takes points of values as they are made."""
-
-    def __init__(self, traced: TracedModel, samples: dict[Value, _Sample], batch: int) -> None:
-        super().__init__(traced.module, garbage_collect_values=True)
-        self._batch = batch
-        self._heard: dict[str, list[tuple[int | None, _Sample]]] = {}
-        for value, sample in samples.items():
-            self._heard.setdefault(value.node, []).append((value.axis, sample))
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self._heard and not torch.isfinite(value).all():
-            raise NonFiniteError(
-                f"the value of {n.name} is not finite in batch {self._batch}; "
-                "look at the weights and the inputs"
-            )
-        for axis, sample in self._heard.get(n.name, ()):
-            rows = value if axis is None else value.movedim(axis, -1).flatten(0, -2)
-            sample.add(rows.reshape(len(rows), -1), self._batch)
-        return value
+def _take(samples: Mapping[Value, _Sample], batch: int, node: str, found: Tensor) -> None:
+    """Take points of a node's value in a batch, for all that asked for it."""
+    for value, sample in samples.items():
+        if value.node == node:
+            axis = value.axis
+            rows = found if axis is None else found.movedim(axis, -1).flatten(0, -2)
+            sample.add(rows.reshape(len(rows), -1), batch)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from rich.progress import Progress
@@ -63,11 +64,11 @@ def score(
     Raises:
         MemoryShortError: Memory is short for a single candidate; several are scored in parts.
         NonFiniteError: A loss, an adjoint or a score is not finite; names batch and node.
-        RefusedError: No place is left; carries the reasons.
+        RefusedError: There are no candidates, or no place is left; carries the reasons.
         SelectorError: A selector matches nothing.
-        ShapeError: A rank has no batches, or the loss is not one number.
-        SpecError: There is no such scorer, it cannot add up over ranks, or it has no such number
-            of directions.
+        ShapeError: A rank has no batches, one is no pair, or the loss is not one number.
+        SpecError: There is no such scorer, it cannot add up over ranks, it has no such number of
+            directions, or the loss is no function.
 
     Example:
         >>> import topograph as tg, torch
@@ -82,16 +83,20 @@ def score(
     References:
         Krishnanunni, Bui-Thanh, Dawson, arXiv:2502.06885.
     """
-    if directions < 1 or (directions > 1 and scorer != USUAL):
+    whole = isinstance(directions, Integral)
+    if not whole or directions < 1 or (directions > 1 and scorer != USUAL):
         raise SpecError(
-            f"directions = {directions} with {scorer}: give 1, or with {USUAL} a larger number; "
-            "the other scorers choose their own"
+            f"directions = {directions!r} with {scorer}: give 1, or with {USUAL} a larger whole "
+            "number; the other scorers choose their own"
         )
+    if not candidates:
+        raise RefusedError("no candidate can be scored: the list is empty; give at least one")
     places = scorable(traced, candidates, scorer)
     wanted = tuple({digest(p): p for p in places if not isinstance(p, Refusal)}.values())
     if not wanted:
         refusals = tuple(p for p in places if isinstance(p, Refusal))
-        raise RefusedError("no candidate can be scored:", refusals)
+        why = "" if refusals else " the model has all of them already; give others"
+        raise RefusedError(f"no candidate can be scored:{why}", refusals)
     with Progress(disable=not progress, transient=True) as bar:
         total = len(batches) if isinstance(batches, Sequence) else None
         task = bar.add_task("scoring", total=total)

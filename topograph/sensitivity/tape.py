@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from topograph.errors import NonFiniteError, ShapeError
-from topograph.sensitivity.batches import Loss, arguments, through, widened
+from topograph.sensitivity.batches import Loss, arguments, pairs, through, value_of, widened
 from topograph.sensitivity.over_ranks import Reduce, batch_count
 from topograph.spec import At, Between, Place
 from topograph.tracing import TracedModel
@@ -55,6 +55,7 @@ def sweep(
     reduce: Reduce | None = None,
     noise: Noise | None = None,
     every: int = 1,
+    first: int = 0,
 ) -> int:
     """Run every batch forward and backward in eval mode; probes hear states and adjoints.
 
@@ -67,21 +68,23 @@ def sweep(
         reduce: Sums a tensor over all ranks of a distributed run, of which each has its batches.
         noise: Makes a tensor of the output and a gradient for it, to go backward a second time.
         every: In one of so many batches, from the first.
+        first: The number that errors give the first batch.
 
     Returns:
         The number of batches, of all ranks together.
 
     Raises:
         NonFiniteError: A loss or an adjoint is infinite or not a number; names batch and node.
-        ShapeError: A rank has no batches, one does not go through the model or the loss, or the
-            loss is no scalar that depends on the model.
+        ShapeError: A rank has no batches, one is no pair or does not go through the model or the
+            loss, or the loss is no scalar that depends on the model.
+        SpecError: The loss is no function.
     """
     tape, count = _Tape(traced, list(probes)), 0
     with preserved(traced.module), _without_parameter_gradients(traced.module), torch.enable_grad():
         set_mode(traced.module, training=False)
-        for inputs, target in batches:
+        for inputs, target in pairs(batches, first):
             again = None if count % every else noise
-            value = _both_ways(tape, count, inputs, target, loss, again)
+            value = _both_ways(tape, first + count, inputs, target, loss, again)
             count += 1
             if done is not None:
                 done(value)
@@ -95,7 +98,7 @@ def _both_ways(
     with through(batch, "the model or the loss"):
         passes = 1 if noise is None else 2
         output = widened(tape.forward(batch, arguments(tape.traced, inputs), passes))
-        value = loss(output, widened(target))
+        value = value_of(loss, output, target)
     _check_loss(value, batch)
     try:  # backward to the leaves: not into the loss's own parameters
         value.backward(-torch.ones_like(value), noise is not None, inputs=tape.leaves)
@@ -260,10 +263,7 @@ def _without_parameter_gradients(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _check_loss(value: Any, batch: int) -> None:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ShapeError(f"loss(output, target) must be one number, got {shape}; take the mean")
+def _check_loss(value: Tensor, batch: int) -> None:
     if not torch.isfinite(value):
         raise NonFiniteError(f"the loss of batch {batch} is {value.item()}; nothing was changed")
     if not value.requires_grad:

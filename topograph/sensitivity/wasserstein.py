@@ -50,6 +50,7 @@ from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity import topological_derivative
 from topograph.sensitivity.asked import Asked
 from topograph.sensitivity.attention_form import mixes_tokens
+from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.fisher import noise_like
 from topograph.sensitivity.moves import move_of
 from topograph.sensitivity.parabola import Line, hear
@@ -93,7 +94,7 @@ def measure(asked: Asked, *, p: float = POWER, budget: float = BUDGET) -> list[S
         raise SpecError(f"p = {p}: a Wasserstein distance has p >= 1; 2 is usual")
     if not 0 < budget < math.inf:
         raise SpecError(f"budget = {budget}: give a finite distance above 0; {BUDGET} is usual")
-    batches = list(asked.batches)
+    batches = list(pairs(asked.batches))
     rates = topological_derivative.measure(asked._replace(batches=batches, done=lambda _: None))
     still = [_unmoved(rate) for rate in rates if rate.value <= 0]
     rates = [rate for rate in rates if not rate.value <= 0]

@@ -30,7 +30,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "last": EVERY,
 }
 # Those that say along which direction a layer starts.
-DIRECTED = ("auto", "topological_derivative", "natural", "wasserstein")
+DIRECTED = (
+    "auto", "topological_derivative", "natural", "wasserstein", "features", "gradmax", "tiny",
+)  # fmt: skip
 
 
 def _only(scorer: str, kinds: tuple[str, ...]) -> dict[str, Any]:
