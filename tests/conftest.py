@@ -6,6 +6,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first 
 
 from hypothesis import settings
 
-settings.register_profile("suite", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("suite", max_examples=16, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=2_000, deadline=None)
 settings.load_profile("suite")  # `pytest --hypothesis-profile=long` takes its place

@@ -79,7 +79,7 @@ def runs_of(net):
     return [order.count(key) for key in sorted(set(order))], values.shape[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), SEEDS)
 def test_one_layer_on_the_line_has_as_many_pieces_as_the_formula(units, seed):
     net = chain(1, [units], 1, seed)
@@ -88,7 +88,7 @@ def test_one_layer_on_the_line_has_as_many_pieces_as_the_formula(units, seed):
     assert len(ends(net)) - 1 == units + 1 == regions([units], 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(WIDTHS, SEEDS)
 def test_deep_networks_on_the_line_have_no_more_pieces(widths, seed):
     assert len(ends(chain(1, widths, 1, seed))) - 1 <= regions(widths, 1)
@@ -117,7 +117,7 @@ def test_deep_networks_in_the_plane_have_no_more_pieces(widths, seed):
     assert len(found.unique(dim=0)) <= regions(widths, 2)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(WIDTHS, st.integers(1, 4), SEEDS)
 def test_the_intervals_of_all_classes_need_no_more_pieces_than_there_are(widths, outputs, seed):
     net = chain(1, widths, outputs, seed)
@@ -185,7 +185,7 @@ def test_no_network_below_the_bound_has_the_intervals():
     assert most == 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 400))
 def test_the_least_width_is_enough_and_one_less_is_not(layers, inputs, pieces):
     width = least_width(layers, inputs, pieces)
@@ -193,7 +193,7 @@ def test_the_least_width_is_enough_and_one_less_is_not(layers, inputs, pieces):
     assert not width or regions([width - 1] * layers, inputs) < pieces
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(WIDTHS, st.integers(1, 6), st.integers(0, 2))
 def test_more_units_inputs_or_layers_have_no_fewer_pieces(widths, inputs, place):
     wider = [width + (index == place) for index, width in enumerate(widths)]

@@ -55,7 +55,7 @@ def test_source_of_nets_equals_the_network(name, tmp_path):
     assert_equal(traced, loaded(tmp_path))
 
 
-@pytest.mark.parametrize("name", often(PROVEN, ("vit", "keywords", "foreign")))
+@pytest.mark.parametrize("name", often(PROVEN, ("vit", "foreign")))
 def test_eject_proves_its_file_in_a_process_of_its_own(name, tmp_path):
     traced = traced_example(name)
     before = {key: value.clone() for key, value in traced.module.state_dict().items()}

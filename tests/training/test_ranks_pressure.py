@@ -15,7 +15,8 @@ def grown(size, policy, how):
 
 
 @pytest.mark.parametrize(
-    ("policy", "how"), [("gates", "ddp"), ("gates", "fsdp2"), ("units", "ddp")]
+    ("policy", "how"),
+    [pytest.param("gates", "ddp", marks=pytest.mark.long), ("gates", "fsdp2"), ("units", "ddp")],
 )
 def test_two_ranks_press_as_one(policy, how):
     first, second = values_of(grown(2, policy, how))

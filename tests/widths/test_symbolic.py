@@ -135,7 +135,14 @@ def joined(m, x):
     return m.c(y) + m.d(torch.cat([y, m.a(x)], -1))
 
 
-SLOW = {"conv1d", "conv3d", "densenet", "keywords", "dropout"}  # others show the same couplings
+SLOW = {
+    "conv1d",
+    "conv3d",
+    "resnet",
+    "densenet",
+    "keywords",
+    "dropout",
+}  # others show the same couplings
 SLOW |= {name for name in EXAMPLES if name.startswith("net ")} - {"net residual", "net vit"}
 EXAMPLES["concatenations"] = (
     lambda: Calls(
