@@ -199,8 +199,8 @@ def hold(
     with put_back(track) as begin:
         standing = []
         for entrant, applied in picked:
-            revision, size, _ = start(applied, [entrant.score], step, batches, loss, before, reduce)
-            standing.append((replace(entrant, step=size), Runner(revision.after, revision)))
+            size, _ = start(applied, [entrant.score], step, batches, loss, before, reduce)
+            standing.append((replace(entrant, step=size), Runner(applied.after, applied)))
         return halve(track, standing, rules, k, begin) if standing else None
 
 

@@ -119,9 +119,7 @@ def propose(asked: Question, reason: str, *, progress: bool = False) -> Proposal
         if not outcome.significant(rule.trigger.deviations):
             return Nothing("nothing", f"{told}, not {rule.trigger.deviations:g} errors above 0")
         reason = f"{reason}; {told}"
-    revision, length, after = start(
-        revision, chosen, rule.step, asked.batches, loss, asked.before, reduce
-    )
+    length, after = start(revision, chosen, rule.step, asked.batches, loss, asked.before, reduce)
     growth = Growth(
         reason=reason,
         step=length,

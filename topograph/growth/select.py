@@ -71,7 +71,7 @@ def start(
     loss: Loss,
     before: float,
     reduce: Reduce | None = None,
-) -> tuple[Revision, float, float]:
+) -> tuple[float, float]:
     r"""Give the new layers of a revision the start that a policy asks for.
 
     A line search halves the step until the loss falls by a tenth of what was predicted (the
@@ -88,14 +88,14 @@ def start(
         reduce: Sums over the ranks, where there are several.
 
     Returns:
-        The revision, the step that was taken, and the loss after it.
+        The step that was taken, and the loss after it.
     """
     if isinstance(step, Zero) or not any(score.direction for score in chosen):
         set_step(revision, chosen, 0)
-        return revision, 0.0, mean_loss(revision.after, batches, loss, reduce)
+        return 0.0, mean_loss(revision.after, batches, loss, reduce)
     if isinstance(step, Fixed):
         set_step(revision, chosen, step.size)
-        return revision, step.size, mean_loss(revision.after, batches, loss, reduce)
+        return step.size, mean_loss(revision.after, batches, loss, reduce)
     best_length, best = 0.0, before
     for halving in range(step.halvings + 1):
         length = step.largest / 2**halving
@@ -107,7 +107,7 @@ def start(
         if after <= enough:
             best_length, best = length, after
     set_step(revision, chosen, best_length)
-    return revision, best_length, best
+    return best_length, best
 
 
 def _fits(now: int, more: int, limit: int | None) -> bool:

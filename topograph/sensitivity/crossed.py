@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from topograph.errors import ShapeError
+from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.newton import Crossed
 
 PART = 4  # one of so many batches is enough for a curvature
@@ -48,9 +49,9 @@ def halves(batches: Iterable[tuple[Any, Any]], scorer: str) -> tuple[Batches, Ba
     """Return the two halves of the batches.
 
     Raises:
-        ShapeError: There are not two.
+        ShapeError: There are not two, or one is no pair.
     """
-    found = list(batches)
+    found = list(pairs(batches))
     if len(found) < 2:
         raise ShapeError(
             f"{scorer} fits on each half of the batches and measures on the other; there are "

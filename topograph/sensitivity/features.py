@@ -36,7 +36,6 @@ from torch.nn import functional as F
 from topograph.rewrite.blocks import ACTIVATIONS
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
-from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.closed_forms import statistic
 from topograph.sensitivity.cost import cost_of
 from topograph.sensitivity.crossed import Batches, Course, Gain, every_of, gain, halves, part_of
@@ -74,7 +73,7 @@ def measure(asked: Asked) -> list[Score]:
         NonFiniteError: A loss, an adjoint or a covariance is not finite.
         ShapeError: There is one batch only, or the loss's curvature cannot be had.
     """
-    first, second = halves(pairs(asked.batches), "features")
+    first, second = halves(asked.batches, "features")
     noise, quiet = noise_like(torch.Generator().manual_seed(0)), asked._replace(done=lambda _: None)
     seen = [States(m) for m in asked.wanted if isinstance(m, InsertLayer)]
     hear(quiet, first[:1], [probe_of(s.mutation, s.listen) for s in seen], seen)

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from topograph.errors import ShapeError
+from topograph.sensitivity.batches import Loss
 from topograph.sensitivity.patches import Rows
 
 ROWS = 4  # times the number of columns: so many rows are enough for a covariance
 FEWEST = 1024  # rows that are always taken of one batch
 MANY = 2048  # rows that are always taken of several batches
 BLOCK = 128  # columns of a symmetric product that are made at once
-Loss = Callable[[Any, Any], Tensor]
 
 
 def noise_like(generator: torch.Generator) -> Callable[[Loss, Any, Any], tuple[Tensor, Tensor]]:

@@ -31,7 +31,6 @@ from torch import Tensor
 
 from topograph.rewrite.table import AnyMutation
 from topograph.sensitivity.asked import Asked
-from topograph.sensitivity.batches import pairs
 from topograph.sensitivity.closed_forms import signs_of, statistic
 from topograph.sensitivity.cost import cost_of
 from topograph.sensitivity.crossed import Batches, Course, Gain, every_of, gain, halves, part_of
@@ -88,7 +87,7 @@ def measure(asked: Asked) -> list[Score]:
         NonFiniteError: A loss, an adjoint or what is made of them is not finite.
         ShapeError: There is one batch only, or the loss's curvature cannot be had.
     """
-    first, second = halves(pairs(asked.batches), "natural")
+    first, second = halves(asked.batches, "natural")
     noise = noise_like(torch.Generator().manual_seed(0))
     part, quiet = part_of(first, second), asked._replace(done=lambda _: None)
     moments = {_key(m): Moments(m, len(part)) for m in asked.wanted if isinstance(m, Edge)}

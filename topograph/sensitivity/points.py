@@ -47,13 +47,15 @@ def draw(
         NonFiniteError: A value is infinite or not a number; names the node and the batch.
         ShapeError: There are no batches, or one is no pair or does not go through the model.
     """
-    nodes = {value.node for value in values}
     samples = {value: _Sample(most) for value in values}
+    at: dict[str, list[tuple[int | None, _Sample]]] = {}
+    for value, sample in samples.items():
+        at.setdefault(value.node, []).append((value.axis, sample))
     count = 0
     with preserved(traced.module), torch.no_grad():
         set_mode(traced.module, training=False)
         for inputs, _ in pairs(batches):
-            ear = Ear(traced, nodes, partial(_take, samples, count), f" in batch {count}")
+            ear = Ear(traced, at, partial(_take, at, count), f" in batch {count}")
             with through(count, "the model"):
                 ear.run(*arguments(traced, inputs))
             count += 1
@@ -89,10 +91,10 @@ class _Sample:
         return numbers.topk(min(self._most, len(numbers)), largest=False).indices
 
 
-def _take(samples: Mapping[Value, _Sample], batch: int, node: str, found: Tensor) -> None:
+def _take(
+    at: Mapping[str, list[tuple[int | None, _Sample]]], batch: int, node: str, found: Tensor
+) -> None:
     """Take points of a node's value in a batch, for all that asked for it."""
-    for value, sample in samples.items():
-        if value.node == node:
-            axis = value.axis
-            rows = found if axis is None else found.movedim(axis, -1).flatten(0, -2)
-            sample.add(rows.reshape(len(rows), -1), batch)
+    for axis, sample in at[node]:
+        rows = found if axis is None else found.movedim(axis, -1).flatten(0, -2)
+        sample.add(rows.reshape(len(rows), -1), batch)
